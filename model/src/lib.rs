@@ -5,7 +5,10 @@ pub mod bounds;
 pub mod clock;
 pub mod ids;
 pub mod limits;
+pub mod topic_config;
+pub mod topic_name;
 
 pub use bounds::OffsetBounds;
 pub use clock::Clock;
 pub use ids::{LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
+pub use topic_config::TopicConfig;
