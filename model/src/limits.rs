@@ -14,10 +14,10 @@ pub const REQUEST_PREALLOCATE_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const PARTITIONS_PER_TOPIC_MAX: usize = 100_000;
 /// Largest count that a setting may ask for (threads, connections, concurrency).
 pub const SETTING_COUNT_MAX: usize = 1_000_000;
+/// Partitions that `/metrics` names one by one because their sealing has stopped.
+pub const SEAL_ALARM_LABELS_MAX: usize = 100;
 
 // --- model: topic settings ---
 
 /// Longest value of one topic setting, in bytes.
 pub const TOPIC_CONFIG_VALUE_BYTES_MAX: usize = 32 * 1024;
-/// Partitions that `/metrics` names one by one because their sealing has stopped.
-pub const SEAL_ALARM_LABELS_MAX: usize = 100;

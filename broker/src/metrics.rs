@@ -1,0 +1,382 @@
+//! Everything that the broker counts, and its rendering as OpenMetrics text.
+//!
+//! Owns: the registry and the names of the metrics (a contract with dashboards). Counters on hot paths are plain
+//! atomics found by index, never by hashing labels; what only needs to be known when somebody looks (log sizes,
+//! backlog, store and cache totals, the process) is set by the caller of [`Metrics::render`] just before rendering, so
+//! an idle broker does no work for its metrics.
+//! Must not: hold labels whose number grows with clients or records. Partitions in alarm are the only per-partition
+//! labels, and those are capped.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use highwater_model::limits;
+use highwater_wire::kafka::messages::ApiKey;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ApiLabel {
+    api: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LaneLabel {
+    lane: &'static str,
+    request: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PartitionLabel {
+    topic: String,
+    partition: i32,
+}
+
+/// Why something was turned away; one counter each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum RefusedKind {
+    /// Bytes that are not a Kafka request: a bad length, HTTP, TLS.
+    Frame,
+    /// A request whose lengths and counts do not fit its body.
+    Shape,
+    /// An API key that is not served.
+    Api,
+    /// A version of a served API that is not served.
+    Version,
+    /// A batch that breaks the format, its CRC, a size or the topic's rules.
+    Batch,
+    /// A sequence number or producer epoch out of turn.
+    Sequence,
+    /// More connections than the setting allows.
+    Connection,
+    /// An administration request that was refused.
+    Admin,
+}
+
+const REFUSED_KINDS: [(RefusedKind, &str); 8] = [
+    (RefusedKind::Frame, "frame"),
+    (RefusedKind::Shape, "shape"),
+    (RefusedKind::Api, "api"),
+    (RefusedKind::Version, "version"),
+    (RefusedKind::Batch, "batch"),
+    (RefusedKind::Sequence, "sequence"),
+    (RefusedKind::Connection, "connection"),
+    (RefusedKind::Admin, "admin"),
+];
+
+struct ApiMetrics {
+    count: Counter,
+    errors: Counter,
+    seconds: Histogram,
+}
+
+/// The broker's metrics. Cheap to update from any thread.
+pub struct Metrics {
+    registry: Registry,
+    apis: Vec<ApiMetrics>,
+    refused: Vec<Counter>,
+    /// Bytes of requests received and of answers sent, frames included.
+    pub bytes_in: Counter,
+    pub bytes_out: Counter,
+    pub connections: Gauge,
+    pub connections_opened: Counter,
+    /// Records accepted by produce, and bytes of records by produce and fetch.
+    pub produced_records: Counter,
+    pub produced_bytes: Counter,
+    pub fetched_bytes: Counter,
+    /// One fdatasync of the local log.
+    pub fsync_seconds: Histogram,
+    /// One segment from seal to publish.
+    pub offload_seconds: Histogram,
+    pub offloaded_segments: Counter,
+    pub offload_failures: Counter,
+    pub topics: Gauge,
+    pub partitions: Gauge,
+    pub log_bytes: Gauge,
+    pub tier_bytes: Gauge,
+    pub tier_objects: Gauge,
+    pub offload_backlog_bytes: Gauge,
+    pub offload_backlog_segments: Gauge,
+    pub offload_lag_ms: Gauge,
+    pub seal_alarms: Gauge,
+    seal_alarm: Family<PartitionLabel, Gauge>,
+    store_requests: Family<LaneLabel, Counter>,
+    store_bytes: Family<LaneLabel, Counter>,
+    store_retries: Family<LaneLabel, Counter>,
+    cache: Family<KindLabel, Counter>,
+    cache_bytes: Gauge,
+    process_memory: Gauge,
+    process_cpu: Counter<f64, AtomicU64>,
+}
+
+/// Name of an API as Kafka writes it.
+fn api_name(key: i16) -> Option<String> {
+    ApiKey::try_from(key).ok().map(|key| format!("{key:?}").trim_end_matches("Key").to_owned())
+}
+
+impl Metrics {
+    /// Metrics with one line per served API key; a key outside of `apis` counts as `Other`.
+    pub fn new(apis: impl IntoIterator<Item = i16>) -> Metrics {
+        let mut registry = Registry::with_prefix("highwater");
+        let api_metrics = register_apis(&mut registry, apis);
+        let refused_family = Family::<KindLabel, Counter>::default();
+        registry.register("refused", "What was turned away, by kind", refused_family.clone());
+        let refused = REFUSED_KINDS
+            .iter()
+            .enumerate()
+            .map(|(i, (kind, name))| {
+                assert_eq!(i, *kind as usize, "the table is in the order of the enum");
+                refused_family.get_or_create_owned(&KindLabel { kind: name })
+            })
+            .collect();
+        let mut r = Registrar { registry };
+        Metrics {
+            apis: api_metrics,
+            refused,
+            bytes_in: r.counter("received_bytes", "Bytes of requests received from Kafka clients"),
+            bytes_out: r.counter("sent_bytes", "Bytes of answers sent to Kafka clients"),
+            connections: r.gauge("connections", "Connections of Kafka clients now"),
+            connections_opened: r.counter("connections_opened", "Connections of Kafka clients since start"),
+            produced_records: r.counter("produced_records", "Records accepted"),
+            produced_bytes: r.counter("produced_bytes", "Bytes of record batches accepted"),
+            fetched_bytes: r.counter("fetched_bytes", "Bytes of record batches sent to consumers"),
+            fsync_seconds: r.histogram("fsync", "Time of one fdatasync of the local log"),
+            offload_seconds: r.histogram("offload", "Time of one segment from seal to publish"),
+            offloaded_segments: r.counter("offloaded_segments", "Segments published in a manifest"),
+            offload_failures: r.counter("offload_failures", "Attempts to offload a segment that failed"),
+            topics: r.gauge("topics", "Topics"),
+            partitions: r.gauge("partitions", "Partitions on this node"),
+            log_bytes: r.gauge("log_bytes", "Bytes of the local log"),
+            tier_bytes: r.gauge("tier_bytes", "Bytes of the objects that the manifests list"),
+            tier_objects: r.gauge("tier_objects", "Objects that the manifests list"),
+            offload_backlog_bytes: r.gauge("offload_backlog_bytes", "Bytes sealed but not yet in the tier"),
+            offload_backlog_segments: r
+                .gauge("offload_backlog_segments", "Segments sealed but not yet in the tier"),
+            offload_lag_ms: r.gauge("offload_lag_ms", "Age of the oldest segment that waits for its upload"),
+            seal_alarms: r.gauge("seal_alarms", "Partitions whose sealing has stopped on damaged data"),
+            seal_alarm: r.family("seal_alarm", "1 for a partition whose sealing has stopped"),
+            store_requests: r.family("store_requests", "Requests to the object store"),
+            store_bytes: r.family("store_bytes", "Bytes to and from the object store"),
+            store_retries: r.family("store_retries", "Requests to the object store that were repeated"),
+            cache: r.family("cache", "Look-ups in the cache of the tier, by outcome"),
+            cache_bytes: r.gauge("cache_bytes", "Bytes held by the cache of the tier"),
+            process_memory: r.gauge("process_resident_memory_bytes", "Resident memory of this process"),
+            process_cpu: r.float_counter("process_cpu_seconds", "CPU time of this process"),
+            registry: r.registry,
+        }
+    }
+
+    /// One request of an API, from the last byte received to the answer ready to send.
+    pub fn request(&self, api_key: i16, elapsed: Duration) {
+        let api = self.api(api_key);
+        api.count.inc();
+        api.seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// One request that was answered with an error code.
+    pub fn request_error(&self, api_key: i16) {
+        self.api(api_key).errors.inc();
+    }
+
+    fn api(&self, api_key: i16) -> &ApiMetrics {
+        let last = self.apis.len() - 1;
+        let index = usize::try_from(api_key).unwrap_or(last).min(last);
+        &self.apis[index]
+    }
+
+    /// Something was turned away.
+    pub fn refused(&self, kind: RefusedKind) {
+        self.refused[kind as usize].inc();
+    }
+
+    /// The partitions whose sealing has stopped; replaces the former list, the first ones if there are many.
+    pub fn set_seal_alarms(&self, alarms: &[(String, i32)]) {
+        self.seal_alarms.set(i64::try_from(alarms.len()).unwrap_or(i64::MAX));
+        self.seal_alarm.clear();
+        for (topic, partition) in alarms.iter().take(limits::SEAL_ALARM_LABELS_MAX) {
+            let label = PartitionLabel { topic: topic.clone(), partition: *partition };
+            self.seal_alarm.get_or_create(&label).set(1);
+        }
+    }
+
+    /// Totals of one kind of request in one lane, as the store counts them.
+    pub fn set_store(&self, lane: &'static str, request: &'static str, count: u64, bytes: u64, retries: u64) {
+        let label = LaneLabel { lane, request };
+        for (family, total) in
+            [(&self.store_requests, count), (&self.store_bytes, bytes), (&self.store_retries, retries)]
+        {
+            family.get_or_create(&label).inner().store(total, Ordering::Relaxed);
+        }
+    }
+
+    /// Totals of the tier's cache, as the cache counts them.
+    pub fn set_cache(&self, hits: u64, misses: u64, bytes: u64) {
+        for (kind, total) in [("hit", hits), ("miss", misses)] {
+            self.cache.get_or_create(&KindLabel { kind }).inner().store(total, Ordering::Relaxed);
+        }
+        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self) -> String {
+        if let Some((memory_bytes, cpu_seconds)) = process_usage() {
+            self.process_memory.set(memory_bytes);
+            self.process_cpu.inner().store(cpu_seconds.to_bits(), Ordering::Relaxed);
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing to a string cannot fail");
+        text
+    }
+}
+
+fn register_apis(registry: &mut Registry, served: impl IntoIterator<Item = i16>) -> Vec<ApiMetrics> {
+    let counts = Family::<ApiLabel, Counter>::default();
+    let errors = Family::<ApiLabel, Counter>::default();
+    let seconds = Family::<ApiLabel, Histogram>::new_with_constructor(latency_histogram);
+    registry.register("requests", "Requests of Kafka clients", counts.clone());
+    registry.register("request_errors", "Requests answered with an error code", errors.clone());
+    registry.register_with_unit("request", "Time to answer a request", Unit::Seconds, seconds.clone());
+    let entry = |name: &str| {
+        let label = ApiLabel { api: name.to_owned() };
+        ApiMetrics {
+            count: counts.get_or_create_owned(&label),
+            errors: errors.get_or_create_owned(&label),
+            seconds: seconds.get_or_create_owned(&label),
+        }
+    };
+    let served: Vec<i16> = served.into_iter().filter(|key| (0..1_000).contains(key)).collect();
+    let largest = served.iter().copied().max().unwrap_or(0);
+    (0..=largest + 1)
+        .map(|key| match api_name(key).filter(|_| served.contains(&key)) {
+            Some(name) => entry(&name),
+            None => entry("Other"),
+        })
+        .collect()
+}
+
+/// 100 microseconds to about 26 seconds, each bucket four times the one before.
+fn latency_histogram() -> Histogram {
+    Histogram::new([0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1024, 0.4096, 1.6384, 6.5536, 26.2144])
+}
+
+/// Ticks per second in `/proc/PID/stat`: fixed at 100 for user space on Linux, whatever the kernel's own rate.
+const CPU_TICKS_PER_SECOND: f64 = 100.0;
+
+/// Resident bytes and CPU seconds of this process, from `/proc`; none where there is no such thing.
+fn process_usage() -> Option<(i64, f64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let resident_kib: i64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The command's name may hold spaces; the fields are counted from the parenthesis that closes it.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((resident_kib * 1024, (user + system) / CPU_TICKS_PER_SECOND))
+}
+
+/// Registers a metric and hands it back.
+struct Registrar {
+    registry: Registry,
+}
+
+impl Registrar {
+    fn counter(&mut self, name: &str, help: &str) -> Counter {
+        let metric = Counter::default();
+        self.registry.register(name, help, metric.clone());
+        metric
+    }
+
+    fn float_counter(&mut self, name: &str, help: &str) -> Counter<f64, AtomicU64> {
+        let metric = Counter::default();
+        self.registry.register(name, help, metric.clone());
+        metric
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Gauge {
+        let metric = Gauge::default();
+        self.registry.register(name, help, metric.clone());
+        metric
+    }
+
+    fn histogram(&mut self, name: &str, help: &str) -> Histogram {
+        let metric = latency_histogram();
+        self.registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        metric
+    }
+
+    fn family<L, M>(&mut self, name: &str, help: &str) -> Family<L, M>
+    where
+        L: Clone + std::hash::Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
+        M: Default + prometheus_client::registry::Metric + prometheus_client::metrics::TypedMetric + Clone,
+    {
+        let metric = Family::<L, M>::default();
+        self.registry.register(name, help, metric.clone());
+        metric
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_appear_under_their_names() {
+        let metrics = Metrics::new([0, 1, 18]);
+        metrics.request(0, Duration::from_millis(1));
+        metrics.request(0, Duration::from_millis(2));
+        metrics.request_error(1);
+        metrics.request(77, Duration::ZERO);
+        metrics.request(-1, Duration::ZERO);
+        metrics.refused(RefusedKind::Version);
+        metrics.bytes_in.inc_by(10);
+        metrics.set_store("upload", "put", 3, 4096, 1);
+        metrics.set_store("upload", "put", 4, 8192, 1);
+        metrics.set_cache(7, 2, 100);
+        let text = metrics.render();
+        for line in [
+            "highwater_requests_total{api=\"Produce\"} 2",
+            "highwater_requests_total{api=\"Other\"} 2",
+            "highwater_request_seconds_count{api=\"Produce\"} 2",
+            "highwater_request_errors_total{api=\"Fetch\"} 1",
+            "highwater_refused_total{kind=\"version\"} 1",
+            "highwater_received_bytes_total 10",
+            "highwater_store_requests_total{lane=\"upload\",request=\"put\"} 4",
+            "highwater_store_bytes_total{lane=\"upload\",request=\"put\"} 8192",
+            "highwater_cache_total{kind=\"hit\"} 7",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn alarms_come_go_and_are_capped() {
+        let metrics = Metrics::new([0]);
+        let many: Vec<(String, i32)> =
+            (0..limits::SEAL_ALARM_LABELS_MAX as i32 + 5).map(|p| ("t".to_owned(), p)).collect();
+        metrics.set_seal_alarms(&many);
+        let lines = |text: String| text.lines().filter(|l| l.starts_with("highwater_seal_alarm{")).count();
+        assert_eq!(lines(metrics.render()), limits::SEAL_ALARM_LABELS_MAX);
+        assert!(metrics.render().contains(&format!("highwater_seal_alarms {}", many.len())));
+        metrics.set_seal_alarms(&[]);
+        assert_eq!(lines(metrics.render()), 0);
+    }
+
+    #[test]
+    fn the_process_is_measured() {
+        let (memory, cpu) = process_usage().expect("Linux has /proc");
+        assert!(memory > 1 << 20 && cpu >= 0.0, "{memory} {cpu}");
+    }
+}

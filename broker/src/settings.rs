@@ -1,0 +1,316 @@
+//! The broker's settings: one table from which the flags of `serve`, the environment variables, the keys of the
+//! configuration file and the printed reference all come.
+//!
+//! Owns: the table, precedence (flag > environment > file > default) and every check that needs no disk or network.
+//! Must not: read the environment or a file by itself except in [`Settings::load`]; hold secrets (S3 credentials come
+//! from the `AWS_*` variables and are never settings). Settings are data: nothing here starts anything.
+//! Invariant 16: a bound that is not in `model/limits.rs` stands here.
+
+mod parse;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use parse::{Address, LogFormat, Roles};
+
+/// Prefix of the environment variables: `--data-dir` is `HIGHWATER_DATA_DIR`.
+pub const ENV_PREFIX: &str = "HIGHWATER_";
+
+/// One row of the settings reference.
+#[derive(Clone, Copy, Debug)]
+pub struct SettingDef {
+    /// Name of the field, with underscores, as Rust sees it.
+    pub field: &'static str,
+    /// Default, as one would write it on the command line; empty means "none".
+    pub default: &'static str,
+    /// One sentence.
+    pub doc: &'static str,
+}
+
+impl SettingDef {
+    /// Name of the flag and of the TOML key.
+    pub fn key(&self) -> String {
+        self.field.replace('_', "-")
+    }
+
+    /// Name of the environment variable.
+    pub fn env(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.field.to_ascii_uppercase())
+    }
+}
+
+/// Where a value came from; in the order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Flag,
+    Env,
+    File,
+    Default,
+}
+
+/// Why the settings cannot be used. One line, says what to change.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    #[error("{place}: {value:?} is not valid: {reason}")]
+    Value { place: String, value: String, reason: String },
+    #[error("{file}: unknown setting {key:?}; `highwater serve --print-settings` lists the known ones")]
+    UnknownKey { file: String, key: String },
+    #[error("{file}: {reason}; correct the file or leave out --config")]
+    File { file: String, reason: String },
+    #[error("{0}")]
+    Conflict(String),
+}
+
+macro_rules! settings {
+    ($($field:ident: $kind:ty = $parser:path, $default:literal, $doc:literal;)*) => {
+        /// Everything that an operator can choose; see [`DEFS`] for the meaning of each field.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Settings {
+            $(#[doc = $doc] pub $field: $kind,)*
+        }
+
+        /// The reference, in the order in which it is printed.
+        pub const DEFS: &[SettingDef] = &[
+            $(SettingDef { field: stringify!($field), default: $default, doc: $doc },)*
+        ];
+
+        impl Settings {
+            /// Parses each value that `lookup` gives for a row of the table; fields alone, no cross-checks.
+            fn from_lookup(
+                mut lookup: impl FnMut(&SettingDef) -> (String, String),
+            ) -> Result<Settings, SettingsError> {
+                let mut rows = DEFS.iter();
+                $(
+                    let def = rows.next().expect("one row per field, from the same list");
+                    let (value, place) = lookup(def);
+                    let $field: $kind = $parser(&value)
+                        .map_err(|reason| SettingsError::Value { place, value, reason })?;
+                )*
+                Ok(Settings { $($field,)* })
+            }
+        }
+    };
+}
+
+settings! {
+    node_id: u64 = parse::node_id, "1",
+        "This node's id, 1 to 2147483647; a data directory remembers it.";
+    roles: Roles = parse::roles, "broker,coordinator",
+        "What this process does. Both roles run in one process for now.";
+    data_dir: PathBuf = parse::path, "./data",
+        "Directory of the local log, the coordinator's log and the lock file; one process per directory.";
+    kafka: Address = parse::address, "127.0.0.1:9092",
+        "HOST:PORT where Kafka clients connect; port 0 takes a free one.";
+    grpc: Address = parse::address, "127.0.0.1:9093",
+        "HOST:PORT of the gRPC administration service; port 0 takes a free one.";
+    http: Address = parse::address, "127.0.0.1:9094",
+        "HOST:PORT of /metrics, /healthz and /readyz; port 0 takes a free one.";
+    advertise: Option<Address> = parse::optional_address, "",
+        "HOST:PORT that clients are told to connect to; by default the address of `kafka`. Needed when `kafka` binds every interface.";
+    coordinators: Option<String> = parse::optional_text, "",
+        "The coordinators of the cluster as ID=HOST:PORT, separated by commas; for now only this node itself.";
+    object_store: Option<String> = parse::optional_object_store, "",
+        "Where sealed segments go: file:///DIR or s3://BUCKET/PREFIX; by default the directory `objects` in `data-dir`.";
+    s3_endpoint: Option<String> = parse::optional_endpoint, "",
+        "URL of an S3-compatible store such as MinIO (path style); by default AWS.";
+    auto_create_topics: bool = parse::flag, "true",
+        "Create a topic when a client asks for its metadata or produces to it.";
+    default_partitions: i32 = parse::partitions, "1",
+        "Partitions of a topic that is created without saying how many.";
+    log_format: LogFormat = parse::log_format, "human",
+        "Format of the log on standard error: human or json.";
+    log_level: String = parse::text, "info",
+        "What is logged: error, warn, info, debug, trace, or a list such as info,highwater_broker=debug.";
+    threads: usize = parse::count, "0",
+        "Threads that serve requests; 0 means one per core.";
+    cache_bytes: u64 = parse::bytes, "128MiB",
+        "Memory for parts of objects read back from the tier.";
+    read_memory_bytes: u64 = parse::bytes, "64MiB",
+        "Memory that reads from the tier may hold at once, besides the cache.";
+    request_memory_bytes: u64 = parse::bytes, "256MiB",
+        "Memory that requests being received or answered may hold at once; connections wait when it is used up.";
+    connections_max: usize = parse::positive, "10000",
+        "Connections of Kafka clients at a time; more are closed at once.";
+    connection_idle_ms: u64 = parse::millis, "10min",
+        "A connection that has been silent for this long is closed.";
+    fetch_bytes_max: u64 = parse::bytes, "55MiB",
+        "Most bytes of records in one answer to a fetch, whatever the client asks (Kafka's fetch.max.bytes).";
+    offload_concurrency: usize = parse::positive, "2",
+        "Segments being sealed and uploaded at a time.";
+    mirror_interval_ms: u64 = parse::millis, "5s",
+        "A changed manifest is mirrored to the bucket within this time (10 s at most).";
+    retire_grace_ms: u64 = parse::millis, "10min",
+        "How long an object stays in the bucket after the manifest has dropped it; longer than any read.";
+    retention_check_ms: u64 = parse::millis, "30s",
+        "How often retention is checked.";
+    drain_timeout_ms: u64 = parse::millis, "10s",
+        "How long a stopping node waits for requests in flight.";
+    store_upload_concurrency: usize = parse::positive, "4",
+        "Uploads to the object store at a time.";
+    store_read_concurrency: usize = parse::positive, "16",
+        "Reads from the object store at a time.";
+    store_requests_per_second: u32 = parse::per_second, "0",
+        "Most requests per second to the object store, in each lane; 0 means no limit.";
+    store_upload_bytes_per_second: u64 = parse::bytes_or_zero, "0",
+        "Most bytes per second uploaded to the object store; 0 means no limit.";
+    store_timeout_ms: u64 = parse::millis, "30s",
+        "Deadline of one request to the object store.";
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::from_lookup(|def| (def.default.to_owned(), def.key())).expect("every default parses")
+    }
+}
+
+impl Settings {
+    /// Settings from the flags given, this process's environment and the configuration file, checked.
+    pub fn load(flags: &BTreeMap<String, String>, config: Option<&Path>) -> Result<Settings, SettingsError> {
+        let file = match config {
+            Some(path) => {
+                let name = path.display().to_string();
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| SettingsError::File { file: name.clone(), reason: format!("cannot read: {e}") })?;
+                parse_file(&name, &text)?
+            }
+            None => BTreeMap::new(),
+        };
+        Settings::resolve(flags, |name| std::env::var(name).ok(), &file)
+    }
+
+    /// The precedence, pure: `flags` and `file` by field name (underscores).
+    pub fn resolve(
+        flags: &BTreeMap<String, String>,
+        env: impl Fn(&str) -> Option<String>,
+        file: &BTreeMap<String, String>,
+    ) -> Result<Settings, SettingsError> {
+        let settings = Settings::from_lookup(|def| {
+            if let Some(value) = flags.get(def.field) {
+                return (value.clone(), format!("--{}", def.key()));
+            }
+            if let Some(value) = env(&def.env()) {
+                return (value, def.env());
+            }
+            if let Some(value) = file.get(def.field) {
+                return (value.clone(), format!("setting {}", def.key()));
+            }
+            (def.default.to_owned(), format!("default of {}", def.key()))
+        })?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// What no single field can tell.
+    fn check(&self) -> Result<(), SettingsError> {
+        let conflict = |text: String| Err(SettingsError::Conflict(text));
+        if !(self.roles.broker && self.roles.coordinator) {
+            return conflict("roles: one node runs both roles for now; use broker,coordinator".to_owned());
+        }
+        if let Some(list) = &self.coordinators {
+            let own = format!("{}=", self.node_id);
+            let is_self = !list.contains(',')
+                && list.strip_prefix(&own).is_some_and(|address| parse::address(address).is_ok());
+            if !is_self {
+                return conflict(format!(
+                    "coordinators: {list:?} names other nodes, and clusters of several nodes are not served yet; \
+                     leave it out or give {own}HOST:PORT alone"
+                ));
+            }
+        }
+        let is_s3 = self.object_store.as_deref().is_some_and(|url| url.starts_with("s3://"));
+        if self.s3_endpoint.is_some() && !is_s3 {
+            return conflict("s3-endpoint: needs object-store s3://BUCKET/PREFIX; set it or drop s3-endpoint".into());
+        }
+        if self.advertise.is_none() && self.kafka.is_every_interface() {
+            return conflict(format!(
+                "kafka: {} is every interface, which no client can connect to by name; set advertise HOST:PORT",
+                self.kafka
+            ));
+        }
+        if self.advertise.as_ref().is_some_and(Address::is_every_interface) {
+            return conflict("advertise: clients cannot connect to every interface; give a host name".into());
+        }
+        if self.mirror_interval_ms > 10_000 {
+            return conflict("mirror-interval-ms: at most 10s, so that the bucket alone can restore".into());
+        }
+        Ok(())
+    }
+
+    /// The URL of the object store, the default filled in. `data_dir` is made absolute against the working directory.
+    pub fn object_store_url(&self) -> String {
+        self.object_store.clone().unwrap_or_else(|| {
+            let dir = std::path::absolute(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
+            format!("file://{}", dir.join("objects").display())
+        })
+    }
+
+    /// Threads of the runtime.
+    pub fn worker_threads(&self) -> usize {
+        if self.threads > 0 {
+            return self.threads;
+        }
+        std::thread::available_parallelism().map_or(1, |n| n.get())
+    }
+}
+
+/// The configuration file as field name -> text. Keys may be written with `-` or `_`; unknown ones are refused.
+pub fn parse_file(file: &str, text: &str) -> Result<BTreeMap<String, String>, SettingsError> {
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| SettingsError::File {
+        file: file.to_owned(),
+        reason: one_line(e.message()),
+    })?;
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        let field = key.replace('-', "_");
+        if !DEFS.iter().any(|def| def.field == field) {
+            return Err(SettingsError::UnknownKey { file: file.to_owned(), key });
+        }
+        let text = toml_text(&value).ok_or_else(|| SettingsError::File {
+            file: file.to_owned(),
+            reason: format!("{key} must be a text, a number, true or false, or a list of texts"),
+        })?;
+        if values.insert(field, text).is_some() {
+            return Err(SettingsError::File { file: file.to_owned(), reason: format!("{key} is given twice") });
+        }
+    }
+    Ok(values)
+}
+
+fn toml_text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(|i| i.as_str().map(str::to_owned)).collect();
+            Some(items?.join(","))
+        }
+        _ => None,
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The settings reference as a Markdown table, as `docs/settings.md` holds it.
+pub struct Reference;
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# Settings of `highwater serve`\n")?;
+        writeln!(f, "Precedence: flag, then environment variable, then the file of `--config`, then default.")?;
+        writeln!(f, "The TOML key is the flag's name. Sizes take KiB, MiB, GiB; times take ms, s, min, h.")?;
+        writeln!(f, "S3 credentials come from the usual `AWS_*` variables and are never settings.\n")?;
+        writeln!(f, "| flag | environment | default | meaning |\n|---|---|---|---|")?;
+        for def in DEFS {
+            let default = if def.default.is_empty() { "".to_owned() } else { format!("`{}`", def.default) };
+            writeln!(f, "| `--{}` | `{}` | {default} | {} |", def.key(), def.env(), def.doc)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
