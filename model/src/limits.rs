@@ -7,6 +7,24 @@
 pub const REQUEST_BYTES_MAX: usize = 100 * 1024 * 1024;
 /// Frames above this grow their buffer as bytes arrive instead of trusting the length prefix.
 pub const REQUEST_PREALLOCATE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Longest client id in a request header, in bytes; what is longer is closed as a broken frame.
+pub const CLIENT_ID_BYTES_MAX: usize = 4 * 1024;
+/// Tagged fields in one structure of a request (KIP-482); Kafka's own requests have at most a handful.
+pub const TAGGED_FIELDS_MAX: usize = 64;
+/// Bytes of one unknown tagged field.
+pub const TAGGED_FIELD_BYTES_MAX: usize = 64 * 1024;
+/// Elements of all arrays of one request together, so that a frame of `REQUEST_BYTES_MAX` cannot claim 50 M of them.
+pub const REQUEST_ELEMENTS_MAX: usize = 1_000_000;
+/// Step by which the output of a streaming decoder grows, in bytes.
+pub const DECOMPRESS_STEP_BYTES: usize = 64 * 1024;
+/// A batch may decompress to this many times `max.message.bytes` ...
+pub const DECOMPRESSED_TIMES_MESSAGE_MAX: usize = 8;
+/// ... but never to more than this, in bytes, unless `max.message.bytes` itself is larger.
+pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A validation buffer above this is given back after the batch that needed it, in bytes.
+pub const DECOMPRESS_SCRATCH_KEEP_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Nesting of a JSON value under `highwater.value.format=json`.
+pub const JSON_DEPTH_MAX: usize = 512;
 
 // --- broker admin: settings, administration requests, metrics, command line ---
 
@@ -21,3 +39,59 @@ pub const SEAL_ALARM_LABELS_MAX: usize = 100;
 
 /// Longest value of one topic setting, in bytes.
 pub const TOPIC_CONFIG_VALUE_BYTES_MAX: usize = 32 * 1024;
+
+// --- broker: the data plane ---
+
+/// Requests of one connection that have begun and are not yet answered; the next one waits in the socket.
+pub const REQUESTS_PENDING_PER_CONNECTION_MAX: usize = 64;
+/// Bytes of a frame that a connection may hold without asking the memory budget of all requests.
+pub const REQUEST_UNBUDGETED_BYTES_MAX: usize = 64 * 1024;
+/// A connection's buffer above this is given back when the connection has been quiet for one check.
+pub const CONNECTION_BUFFER_KEPT_BYTES_MAX: usize = 16 * 1024;
+/// How often a connection looks whether it is idle or stuck, in milliseconds.
+pub const CONNECTION_CHECK_MS: u64 = 15_000;
+/// A frame that has begun to arrive must be whole within this time, in milliseconds, plus one second per
+/// `FRAME_BYTES_PER_SECOND_MIN` bytes.
+pub const FRAME_ARRIVAL_MS_MAX: u64 = 30_000;
+/// Slowest rate at which a large frame may arrive.
+pub const FRAME_BYTES_PER_SECOND_MIN: usize = 128 * 1024;
+/// Connections of one address.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 4_096;
+/// Lines per second that tell of refused connections and frames; the rest are counted.
+pub const REFUSAL_LOG_LINES_PER_SECOND_MAX: u32 = 10;
+/// Slices handed to one gathering write.
+pub const WRITE_SLICES_MAX: usize = 64;
+/// Bytes handed to one sendfile call.
+pub const SENDFILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Slices of a segment up to this size are copied into the answer: cheaper than a sendfile of their own.
+pub const FETCH_COPY_BYTES_MAX: usize = 16 * 1024;
+/// Longest wait of a fetch for data, in milliseconds, whatever the client asks.
+pub const FETCH_WAIT_MS_MAX: i64 = 5 * 60 * 1000;
+/// Least time that a read from the tier is given before the fetch is answered without it, in milliseconds.
+pub const TIER_FETCH_WAIT_MS_MIN: i64 = 500;
+/// Deadline of one read from the tier, in milliseconds; it goes on after its fetch was answered, and fills the cache.
+pub const TIER_READ_MS_MAX: u64 = 30_000;
+/// Partitions of one fetch that are read from the tier at a time.
+pub const TIER_PARTITIONS_PER_FETCH_MAX: usize = 16;
+/// Fetch sessions kept (Kafka's `max.incremental.fetch.session.cache.slots`).
+pub const FETCH_SESSIONS_MAX: usize = 1_000;
+/// Partitions of all fetch sessions together; over this, clients get full fetches.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 500_000;
+/// A session unused for this long may be evicted, in milliseconds (Kafka's `min.incremental.fetch.session.eviction.ms`).
+pub const FETCH_SESSION_EVICTION_MS: i64 = 120_000;
+/// Fetches that wait for data of one partition.
+pub const FETCH_WAITERS_PER_PARTITION_MAX: usize = 10_000;
+/// Producer ids that the broker takes from the coordinator at a time.
+pub const PRODUCER_ID_BLOCK: u32 = 1_000;
+/// Free space of the data disk below which produce is refused, in bytes; a disk smaller than 64 times this keeps 1/64.
+pub const DISK_FREE_BYTES_MIN: u64 = 256 * 1024 * 1024;
+/// How often workers look for what time alone makes due (rolls, flushes, free space), in milliseconds.
+pub const WORKER_TICK_MS: u64 = 1_000;
+/// First and longest pause before a failed offload is tried again, in milliseconds.
+pub const OFFLOAD_RETRY_MS_MIN: u64 = 250;
+/// See [`OFFLOAD_RETRY_MS_MIN`].
+pub const OFFLOAD_RETRY_MS_MAX: u64 = 60_000;
+/// Longest wait of `tier offload` for the manifest, in milliseconds.
+pub const OFFLOAD_NOW_MS_MAX: u64 = 600_000;
+/// Objects deleted from the bucket in one pass of the sweeper over one partition.
+pub const SWEEP_OBJECTS_PER_PASS_MAX: usize = 1_000;

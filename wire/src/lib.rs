@@ -1,1 +1,13 @@
+//! The bytes of the Kafka protocol: frames, requests and record batches. The only crate that knows them.
+//!
+//! Untrusted bytes are checked here before anything allocates for them: a request's shape by `shape` before the
+//! generated decoders see it, a batch by `validate` before the log does. No I/O, no clock.
 
+pub mod batch;
+pub mod codec;
+
+/// The generated messages of the Kafka protocol; other crates reach them only through here.
+pub use kafka_protocol as kafka;
+
+pub use batch::{BatchError, BatchHeader, Batches, HEADER_BYTES, TimestampType};
+pub use codec::{Codec, CodecError};
