@@ -1,0 +1,68 @@
+# `make` alone lists what there is. Everything is safe to run again and stops at the first failure.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CARGO ?= cargo
+# Random inputs per fuzz test: a million as part of the tests, ten million by `make fuzz`.
+HIGHWATER_FUZZ_INPUTS ?= 1000000
+export HIGHWATER_FUZZ_INPUTS
+
+.PHONY: help prerequisites build tools demo test check unit end-to-end bench bench-quick fuzz clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+prerequisites: ## check that the machine has what the build and the tests need
+	@ok=1; for tool in $(CARGO) cc go python3 javac java mvn flock; do \
+	    command -v $$tool >/dev/null 2>&1 || { echo "missing: $$tool" >&2; ok=0; }; done; \
+	 $(CARGO) fmt --version >/dev/null 2>&1 || { echo "missing: rustfmt (rustup component)" >&2; ok=0; }; \
+	 $(CARGO) clippy --version >/dev/null 2>&1 || { echo "missing: clippy (rustup component)" >&2; ok=0; }; \
+	 python3 -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null \
+	    || { echo "missing: Python 3.11 or newer with venv" >&2; ok=0; }; \
+	 [ $$ok = 1 ] || { echo "prerequisites: install the above and run again" >&2; exit 1; }
+	@echo "prerequisites: all there"
+
+build: ## the broker: target/release/highwater
+	$(CARGO) build --release -p highwater-broker --bin highwater
+
+tools: ## MinIO, kcat, Python and Java clients, Parquet readers, into target/
+	scripts/tools.sh all
+
+demo: build ## real flights in, sealed to Parquet, replayed by a Kafka client, queried by SQL
+	scripts/tools.sh python
+	target/venv/bin/python demo/demo.py --highwater target/release/highwater --work-dir target/demo
+
+check: ## format, lints, the tree's rules, unit tests
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) test --release --workspace --exclude highwater-minio-tests
+
+unit: ## unit, golden, property and fuzz tests
+	$(CARGO) test --release --workspace --exclude highwater-minio-tests
+
+end-to-end: build tools ## real processes, real MinIO, real clients, kill -9, faults
+	$(CARGO) test --release -p highwater-minio-tests
+
+test: prerequisites ## everything: formats, lints, all tests, the demo
+	$(CARGO) fmt --all -- --check
+	$(CARGO) build --release --workspace --bins
+	scripts/tools.sh all
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) test --release --workspace
+	$(MAKE) --no-print-directory demo
+
+bench: build ## Highwater and Apache Kafka side by side (about two hours on an idle machine)
+	scripts/tools.sh minio python kafka
+	target/venv/bin/python bench/compare.py run --runs 3 --out bench/results/latest.json
+	target/venv/bin/python bench/compare.py report bench/results/latest.json
+
+bench-quick: build ## the same cases, small and once: shows that the harness works, not how fast anything is
+	scripts/tools.sh minio python kafka
+	target/venv/bin/python bench/compare.py run --quick --runs 1 --out target/bench/quick.json
+
+fuzz: ## ten million inputs through every fuzz test
+	HIGHWATER_FUZZ_INPUTS=10000000 $(CARGO) test --release --workspace --exclude highwater-minio-tests fuzz
+
+clean: ## remove everything built or fetched
+	rm -rf target
