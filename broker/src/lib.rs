@@ -1,1 +1,18 @@
+//! The data plane of Highwater and its front doors: Kafka protocol, gRPC administration, HTTP and the command line.
+//!
+//! [`node::Node`] is what every request sees; `net` and `dispatch` bring requests to `handlers`, `partition` owns the
+//! hot tail, `workers` do what time makes due. `core` is pure.
 
+// --- data plane ---
+pub mod core;
+pub mod dispatch;
+pub mod handlers;
+pub mod net;
+pub mod node;
+pub mod partition;
+pub mod workers;
+
+// --- front doors ---
+pub mod client;
+pub mod metrics;
+pub mod settings;

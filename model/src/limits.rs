@@ -34,6 +34,10 @@ pub const PARTITIONS_PER_TOPIC_MAX: usize = 100_000;
 pub const SETTING_COUNT_MAX: usize = 1_000_000;
 /// Partitions that `/metrics` names one by one because their sealing has stopped.
 pub const SEAL_ALARM_LABELS_MAX: usize = 100;
+/// Largest answer that the command line's client reads, in bytes.
+pub const CLIENT_RESPONSE_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Pause of the command line's client before it asks again.
+pub const CLIENT_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 // --- model: topic settings ---
 
@@ -95,3 +99,51 @@ pub const OFFLOAD_RETRY_MS_MAX: u64 = 60_000;
 pub const OFFLOAD_NOW_MS_MAX: u64 = 600_000;
 /// Objects deleted from the bucket in one pass of the sweeper over one partition.
 pub const SWEEP_OBJECTS_PER_PASS_MAX: usize = 1_000;
+
+// --- tiering store/read/offload ---
+
+/// Objects listed inline in a manifest; a publish beyond it is refused until a page has been spilled.
+pub const MANIFEST_INLINE_OBJECTS_MAX: usize = 128;
+/// Inline objects at which the offloader spills a page.
+pub const MANIFEST_SPILL_AT_OBJECTS: usize = 96;
+/// Objects in a page of level 0.
+pub const MANIFEST_PAGE_OBJECTS: usize = 64;
+/// Pages of one level at which they become one page of the next.
+pub const MANIFEST_PAGE_FANOUT: usize = 32;
+/// Page references in a manifest, all levels together.
+pub const MANIFEST_PAGE_REFS_MAX: usize = 192;
+/// Nodes that a page read from the bucket may list.
+pub const MANIFEST_PAGE_NODES_MAX: usize = 1_024;
+/// Levels of pages; 64 * 32^5 objects are two thousand million.
+pub const MANIFEST_PAGE_LEVELS_MAX: u8 = 6;
+/// Retired things that wait for their grace in one manifest.
+pub const MANIFEST_RETIRING_MAX: usize = 64;
+/// Uploads named by one `swept` edit.
+pub const MANIFEST_SWEPT_MAX: usize = MANIFEST_RETIRING_MAX;
+/// Leader epochs kept in a manifest (the newest); older ones are in the objects' footers.
+pub const MANIFEST_EPOCHS_MAX: usize = 256;
+/// Largest stored manifest or mirror that is read, in bytes.
+pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+
+// --- tiering object ---
+
+/// Rows of one stripe (a page of each column), and so of one rebuilt batch.
+pub const OBJECT_STRIPE_ROWS_MAX: usize = 32 * 1024;
+/// Bytes of a stripe's records in Kafka's framing; a larger record has a stripe of its own.
+pub const OBJECT_STRIPE_BYTES_MAX: usize = 1024 * 1024 - 4096;
+/// Bytes of a row group's records in Kafka's framing at which it is closed: what one ranged GET brings, uncompressed.
+pub const OBJECT_ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
+/// Row groups of one object.
+pub const OBJECT_ROW_GROUPS_MAX: usize = 64 * 1024;
+/// Bytes of a batch that replay builds, header included, unless one record alone is larger.
+pub const REBUILT_BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an object's footer that a reader accepts.
+pub const OBJECT_FOOTER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of one stripe's timestamp exceptions kept in the footer; longer ones lie behind the row group.
+pub const OBJECT_EXCEPTIONS_INLINE_BYTES_MAX: usize = 64;
+/// Bytes that one compressed batch may hold once decompressed at seal; at least what produce accepts.
+pub const SEAL_BATCH_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Nesting of Thrift structures that a footer's reader follows.
+pub const OBJECT_THRIFT_DEPTH_MAX: usize = 12;
+/// Bytes of `_key` kept in statistics.
+pub const OBJECT_KEY_STATISTICS_BYTES_MAX: usize = 64;

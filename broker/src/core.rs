@@ -1,0 +1,4 @@
+//! The pure decisions of the data plane: no I/O, no clock, no tasks.
+
+pub mod fetch_plan;
+pub mod fetch_session;

@@ -1,0 +1,194 @@
+//! Requests decoded, handed to their handler, and answers encoded: the only place besides `client/` that sees the
+//! generated messages of the Kafka protocol.
+//!
+//! Every body has passed `wire::shape` before it comes here. Handlers on the data path (`produce`, `fetch`) take effect
+//! at once and may answer later; the rest run alone on their connection, as every request does in Kafka.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use highwater_wire::api;
+use highwater_wire::frame::RequestHead;
+use highwater_wire::kafka::messages::*;
+use highwater_wire::kafka::protocol::{Decodable, Encodable, HeaderVersion};
+
+use crate::net::reply::{Answer, CloseReason, Reply};
+use crate::node::Node;
+
+pub mod delete_records;
+pub mod errors;
+pub mod fetch;
+pub mod init_producer_id;
+pub mod list_offsets;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+pub mod topics;
+
+// --- administration ---
+pub mod alter_configs;
+pub mod api_versions;
+pub mod create_partitions;
+pub mod create_topics;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_log_dirs;
+pub mod describe_topic_partitions;
+pub mod find_coordinator;
+pub mod incremental_alter_configs;
+pub mod metadata;
+
+/// A request on its way to its handler.
+pub struct Call<'a> {
+    pub node: &'a Arc<Node>,
+    pub peer: IpAddr,
+    pub version: i16,
+    pub correlation_id: i32,
+    pub body: Bytes,
+}
+
+/// Decodes `R` and runs `$handler(&node, version, request).await` alone on the connection.
+macro_rules! alone {
+    ($call:expr, $request:ty, $response:ty, $handler:path) => {{
+        let call: Call<'_> = $call;
+        match decode::<$request>(call.body, call.version) {
+            Ok(request) => {
+                let (node, version, correlation_id) = (call.node.clone(), call.version, call.correlation_id);
+                Answer::Alone(Box::pin(async move {
+                    let response: $response = $handler(&node, version, request).await;
+                    encode(correlation_id, version, &response)
+                }))
+            }
+            Err(reason) => Answer::Close(reason),
+        }
+    }};
+}
+
+/// Begins the request that `head` announces. The API and version are served and the body has the right shape.
+pub fn begin(node: &Arc<Node>, peer: IpAddr, head: &RequestHead, body: Bytes) -> Answer {
+    let call =
+        Call { node, peer, version: head.api_version, correlation_id: head.correlation_id, body };
+    let Ok(key) = ApiKey::try_from(head.api_key) else {
+        return Answer::Close(CloseReason::new(format!("API key {} is unknown", head.api_key)));
+    };
+    match key {
+        ApiKey::Produce => produce::begin(call),
+        ApiKey::Fetch => fetch::begin(call),
+        ApiKey::ListOffsets => {
+            alone!(call, ListOffsetsRequest, ListOffsetsResponse, list_offsets::handle)
+        }
+        ApiKey::OffsetForLeaderEpoch => alone!(
+            call,
+            OffsetForLeaderEpochRequest,
+            OffsetForLeaderEpochResponse,
+            offset_for_leader_epoch::handle
+        ),
+        ApiKey::DeleteRecords => {
+            alone!(call, DeleteRecordsRequest, DeleteRecordsResponse, delete_records::handle)
+        }
+        ApiKey::InitProducerId => {
+            alone!(call, InitProducerIdRequest, InitProducerIdResponse, init_producer_id::handle)
+        }
+        _ => begin_administration(key, call),
+    }
+}
+
+fn begin_administration(key: ApiKey, call: Call<'_>) -> Answer {
+    match key {
+        ApiKey::ApiVersions => {
+            alone!(call, ApiVersionsRequest, ApiVersionsResponse, api_versions::handle)
+        }
+        ApiKey::Metadata => alone!(call, MetadataRequest, MetadataResponse, metadata::handle),
+        ApiKey::DescribeCluster => {
+            alone!(call, DescribeClusterRequest, DescribeClusterResponse, describe_cluster::handle)
+        }
+        ApiKey::CreateTopics => {
+            alone!(call, CreateTopicsRequest, CreateTopicsResponse, create_topics::handle)
+        }
+        ApiKey::DeleteTopics => {
+            alone!(call, DeleteTopicsRequest, DeleteTopicsResponse, delete_topics::handle)
+        }
+        ApiKey::CreatePartitions => {
+            alone!(call, CreatePartitionsRequest, CreatePartitionsResponse, create_partitions::handle)
+        }
+        ApiKey::DescribeTopicPartitions => alone!(
+            call,
+            DescribeTopicPartitionsRequest,
+            DescribeTopicPartitionsResponse,
+            describe_topic_partitions::handle
+        ),
+        ApiKey::DescribeConfigs => {
+            alone!(call, DescribeConfigsRequest, DescribeConfigsResponse, describe_configs::handle)
+        }
+        ApiKey::AlterConfigs => {
+            alone!(call, AlterConfigsRequest, AlterConfigsResponse, alter_configs::handle)
+        }
+        ApiKey::IncrementalAlterConfigs => alone!(
+            call,
+            IncrementalAlterConfigsRequest,
+            IncrementalAlterConfigsResponse,
+            incremental_alter_configs::handle
+        ),
+        ApiKey::DescribeLogDirs => {
+            alone!(call, DescribeLogDirsRequest, DescribeLogDirsResponse, describe_log_dirs::handle)
+        }
+        ApiKey::FindCoordinator => {
+            alone!(call, FindCoordinatorRequest, FindCoordinatorResponse, find_coordinator::handle)
+        }
+        other => Answer::Close(CloseReason::new(format!("API {other:?} is listed but has no handler"))),
+    }
+}
+
+/// Decodes a body whose shape has been checked.
+///
+/// # Errors
+/// The reason to close the connection: the shape check and the decoder disagree, or a value is out of its type.
+pub fn decode<R: Decodable>(mut body: Bytes, version: i16) -> Result<R, CloseReason> {
+    R::decode(&mut body, version)
+        .map_err(|e| CloseReason::new(format!("{} v{version} cannot be decoded: {e}", short_name::<R>())))
+}
+
+/// A whole response frame.
+///
+/// # Errors
+/// The reason to close the connection: a field is set that the version does not have (a defect of the handler).
+pub fn encode<R: Encodable + HeaderVersion>(
+    correlation_id: i32,
+    version: i16,
+    response: &R,
+) -> Result<Reply, CloseReason> {
+    let failed = |e: &dyn std::fmt::Display| {
+        tracing::error!("{} v{version} cannot be encoded: {e}", short_name::<R>());
+        CloseReason::new(format!("{} v{version} cannot be encoded", short_name::<R>()))
+    };
+    let size = response.compute_size(version).map_err(|e| failed(&e))?;
+    let mut frame = BytesMut::with_capacity(size + 9);
+    frame.put_i32(0);
+    frame.put_i32(correlation_id);
+    if R::header_version(version) >= 1 {
+        frame.put_u8(0);
+    }
+    response.encode(&mut frame, version).map_err(|e| failed(&e))?;
+    let length = i32::try_from(frame.len() - 4).map_err(|e| failed(&e))?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(Reply::from(frame.freeze()))
+}
+
+/// The answer to an ApiVersions request of a version that is not served: version 0 with what is served (KIP-511).
+pub fn unsupported_api_versions(correlation_id: i32) -> Result<Reply, CloseReason> {
+    let keys = api::SERVED
+        .iter()
+        .map(|range| {
+            ApiVersion::default().with_api_key(range.key).with_min_version(range.min).with_max_version(range.max)
+        })
+        .collect();
+    let response =
+        ApiVersionsResponse::default().with_error_code(errors::UNSUPPORTED_VERSION).with_api_keys(keys);
+    encode(correlation_id, 0, &response)
+}
+
+fn short_name<T>() -> &'static str {
+    let name = std::any::type_name::<T>();
+    name.rsplit("::").next().unwrap_or(name)
+}

@@ -1,0 +1,259 @@
+//! Frames out of one connection's bytes, with memory that follows what has arrived and not what a length claims.
+//!
+//! Owns the read buffer and its share of the budget of all requests. A frame up to `REQUEST_PREALLOCATE_BYTES_MAX` gets
+//! its buffer at once, a larger one doubles as it fills; the share of the budget always covers twice what has arrived.
+//! The buffer is used again for the next frame once the former one is dropped, so a produce is copied twice in all:
+//! socket to buffer, buffer to page cache. Bytes after the frame being read stay in the socket when the frame is large,
+//! so that they need not be moved.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
+use highwater_model::limits::{
+    CONNECTION_BUFFER_KEPT_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_PREALLOCATE_BYTES_MAX,
+    REQUEST_UNBUDGETED_BYTES_MAX,
+};
+use highwater_wire::api;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const PREFIX_BYTES: usize = 4;
+/// API key, version and correlation id: every request has them.
+const HEAD_BYTES_MIN: usize = 8;
+const READ_BYTES: usize = 16 * 1024;
+/// The budget counts in units of this size, as a semaphore holds 32 bits of permits per request.
+pub const BUDGET_UNIT_BYTES: usize = 1024;
+
+/// A frame that no Kafka client sends.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFrame {
+    #[error("not the Kafka protocol: looks like {0}")]
+    Foreign(&'static str),
+    #[error("frame of {0} bytes: a request has {HEAD_BYTES_MIN} to {REQUEST_BYTES_MAX}")]
+    Length(i32),
+    #[error("request of {length} bytes for unknown API key {key}")]
+    Key { key: i16, length: usize },
+}
+
+/// The budget of bytes in requests of all connections.
+pub type RequestBudget = Arc<Semaphore>;
+
+/// A budget of `bytes`.
+pub fn request_budget(bytes: u64) -> RequestBudget {
+    let units = usize::try_from(bytes / BUDGET_UNIT_BYTES as u64).unwrap_or(usize::MAX);
+    let least = REQUEST_BYTES_MAX / BUDGET_UNIT_BYTES + 1;
+    Arc::new(Semaphore::new(units.clamp(least, Semaphore::MAX_PERMITS)))
+}
+
+/// One request, without its length prefix, and its share of the budget.
+pub struct Frame {
+    pub bytes: Bytes,
+    pub memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Reader of one connection's frames.
+pub struct FrameReader {
+    buffer: BytesMut,
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for FrameReader {
+    fn default() -> Self {
+        FrameReader { buffer: BytesMut::new(), memory: None }
+    }
+}
+
+impl FrameReader {
+    /// Length of the frame at the front, prefix included, once it is known and legal.
+    fn length(&self) -> Result<Option<usize>, BadFrame> {
+        let Some(prefix) = self.buffer.first_chunk::<PREFIX_BYTES>() else {
+            return Ok(None);
+        };
+        let claimed = i32::from_be_bytes(*prefix);
+        let length = usize::try_from(claimed).unwrap_or(0);
+        if !(HEAD_BYTES_MIN..=REQUEST_BYTES_MAX).contains(&length) {
+            return Err(foreign(prefix).map_or(BadFrame::Length(claimed), BadFrame::Foreign));
+        }
+        if let Some(key) = self.buffer.get(PREFIX_BYTES..PREFIX_BYTES + 2) {
+            let key = i16::from_be_bytes([key[0], key[1]]);
+            if length > REQUEST_UNBUDGETED_BYTES_MAX && api::SERVED.iter().all(|range| range.key != key) {
+                return Err(BadFrame::Key { key, length });
+            }
+        }
+        Ok(Some(PREFIX_BYTES + length))
+    }
+
+    /// The next whole frame, if it is there.
+    pub fn next(&mut self) -> Result<Option<Frame>, BadFrame> {
+        match self.length()? {
+            Some(length) if self.buffer.len() >= length => {
+                let mut bytes = self.buffer.split_to(length).freeze();
+                bytes::Buf::advance(&mut bytes, PREFIX_BYTES);
+                Ok(Some(Frame { bytes, memory: self.memory.take() }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether part of a frame has arrived.
+    pub fn is_partial(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Bytes of the frame at the front, as far as known; for its deadline.
+    pub fn expected_bytes(&self) -> usize {
+        self.length().ok().flatten().unwrap_or(PREFIX_BYTES)
+    }
+
+    pub fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Units of the budget that must be added before the next read.
+    pub fn wanted_units(&self) -> u32 {
+        let Ok(Some(length)) = self.length() else { return 0 };
+        if length <= REQUEST_UNBUDGETED_BYTES_MAX {
+            return 0;
+        }
+        let covered = length.min((self.buffer.len() * 2).max(REQUEST_UNBUDGETED_BYTES_MAX));
+        let held = self.memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let units = covered.div_ceil(BUDGET_UNIT_BYTES);
+        u32::try_from(units.saturating_sub(held)).expect("a frame has at most REQUEST_BYTES_MAX bytes")
+    }
+
+    pub fn add_memory(&mut self, permit: OwnedSemaphorePermit) {
+        match &mut self.memory {
+            Some(held) => held.merge(permit),
+            None => self.memory = Some(permit),
+        }
+    }
+
+    /// Room for the next read; call only when [`FrameReader::wanted_units`] is zero.
+    pub fn room(&mut self) -> Limit<&mut BytesMut> {
+        let have = self.buffer.len();
+        let read = match self.length() {
+            Ok(Some(length)) if length > REQUEST_UNBUDGETED_BYTES_MAX => {
+                let held = self.memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+                length.min((held * BUDGET_UNIT_BYTES).max(have + 1)) - have
+            }
+            Ok(Some(length)) if length > have => READ_BYTES.max(length - have),
+            _ => READ_BYTES,
+        };
+        if self.buffer.capacity() - have < read {
+            let whole = match self.length() {
+                Ok(Some(length)) if length <= REQUEST_PREALLOCATE_BYTES_MAX => length.saturating_sub(have),
+                _ => 0,
+            };
+            self.buffer.reserve(read.max(whole));
+        }
+        (&mut self.buffer).limit(read)
+    }
+
+    /// Gives a large buffer back; nothing may have arrived.
+    pub fn shrink(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > CONNECTION_BUFFER_KEPT_BYTES_MAX {
+            self.buffer = BytesMut::new();
+        }
+    }
+}
+
+/// What the first bytes are, if they are something well known.
+fn foreign(prefix: &[u8; 4]) -> Option<&'static str> {
+    match prefix {
+        [0x16, 0x03, ..] => Some("TLS"),
+        b"GET " | b"POST" | b"HEAD" | b"PUT " | b"DELE" | b"OPTI" | b"PATC" | b"CONN" => Some("HTTP"),
+        b"PRI " => Some("HTTP/2 or gRPC"),
+        b"SSH-" => Some("SSH"),
+        _ => None,
+    }
+}
+
+impl From<BadFrame> for super::reply::CloseReason {
+    fn from(bad: BadFrame) -> Self {
+        super::reply::CloseReason(Cow::Owned(bad.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(key: i16, length: usize) -> Vec<u8> {
+        let mut bytes = (length as i32).to_be_bytes().to_vec();
+        bytes.extend(key.to_be_bytes());
+        bytes.resize(4 + length, 7);
+        bytes
+    }
+
+    fn feed(reader: &mut FrameReader, budget: &RequestBudget, mut bytes: &[u8]) -> Result<Vec<usize>, BadFrame> {
+        let mut lengths = Vec::new();
+        loop {
+            while let Some(frame) = reader.next()? {
+                lengths.push(frame.bytes.len());
+            }
+            if bytes.is_empty() {
+                return Ok(lengths);
+            }
+            let wanted = reader.wanted_units();
+            if wanted > 0 {
+                reader.add_memory(budget.clone().try_acquire_many_owned(wanted).expect("budget"));
+            }
+            let mut room = reader.room();
+            let n = room.remaining_mut().min(bytes.len());
+            assert!(n > 0, "room for at least a byte");
+            room.put_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+        }
+    }
+
+    #[test]
+    fn frames_come_out_whole_however_they_arrive() {
+        let budget = request_budget(0);
+        let units = budget.available_permits();
+        let lengths = [8, 100, 70_000, 9, 3_000_000, 8];
+        let bytes: Vec<u8> = lengths.iter().flat_map(|l| frame(0, *l)).collect();
+        for step in [1_000, 4_096, bytes.len()] {
+            let mut reader = FrameReader::default();
+            let mut found = Vec::new();
+            for part in bytes.chunks(step) {
+                found.extend(feed(&mut reader, &budget, part).expect("good frames"));
+            }
+            assert_eq!(found, lengths);
+            assert!(!reader.is_partial());
+            assert_eq!(budget.available_permits(), units, "the budget is whole again");
+        }
+    }
+
+    #[test]
+    fn a_claimed_length_costs_nothing_until_bytes_arrive() {
+        let budget = request_budget(0);
+        let mut reader = FrameReader::default();
+        feed(&mut reader, &budget, &frame(0, REQUEST_BYTES_MAX)[..1_000]).expect("not yet bad");
+        assert!(reader.buffer.capacity() < 256 * 1024, "{}", reader.buffer.capacity());
+        assert!(reader.wanted_units() as usize * BUDGET_UNIT_BYTES <= REQUEST_UNBUDGETED_BYTES_MAX);
+    }
+
+    #[test]
+    fn bad_lengths_and_foreign_protocols_are_named() {
+        let budget = request_budget(0);
+        for (bytes, bad) in [
+            (&b"GET / HTTP/1.1\r\n"[..], BadFrame::Foreign("HTTP")),
+            (&[0x16, 0x03, 0x01, 0x02, 0x00][..], BadFrame::Foreign("TLS")),
+            (&[0xff, 0xff, 0xff, 0xff][..], BadFrame::Length(-1)),
+            (&[0, 0, 0, 0][..], BadFrame::Length(0)),
+            (&[0x7f, 0xff, 0xff, 0xff][..], BadFrame::Length(i32::MAX)),
+            (&[0, 2, 0, 0, 0x7f, 0, 0, 0][..], BadFrame::Key { key: 0x7f00, length: 131_072 }),
+        ] {
+            assert_eq!(feed(&mut FrameReader::default(), &budget, bytes), Err(bad), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_quiet_connection_gives_its_buffer_back() {
+        let mut reader = FrameReader::default();
+        feed(&mut reader, &request_budget(0), &frame(0, 1_000_000)).expect("good");
+        reader.shrink();
+        assert_eq!(reader.buffer.capacity(), 0);
+    }
+}

@@ -1,0 +1,164 @@
+//! The node: everything that a request or a worker needs, shared as one `Arc`.
+//!
+//! Owns nothing but the references and the order of starting and stopping. State lives in its owners: partitions in
+//! [`crate::partition`], metadata and manifests in the coordinator, objects in the tier.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use highwater_coordinator::Coordinator;
+use highwater_model::Clock;
+use highwater_tiering::offload::Offloader;
+use highwater_tiering::read::TierReader;
+use highwater_tiering::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::core::fetch_session::FetchSessions;
+use crate::handlers::init_producer_id::ProducerIds;
+use crate::metrics::Metrics;
+use crate::net::frame::{BUDGET_UNIT_BYTES, RequestBudget, request_budget};
+use crate::net::refusal_log::RefusalLog;
+use crate::partition::registry::Registry;
+use crate::settings::{Address, Settings};
+use crate::workers;
+use crate::workers::disk::DiskGuard;
+use crate::workers::flush::FlushQueue;
+use crate::workers::offload::OffloadQueue;
+
+/// What a node is made of; `serve.rs` (and the tests) build it.
+pub struct NodeParts {
+    pub settings: Settings,
+    pub coordinator: Coordinator,
+    pub store: Store,
+    pub offloader: Offloader,
+    pub tier: TierReader,
+    pub metrics: Metrics,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// One broker. Handlers and workers hold it as `Arc<Node>`.
+pub struct Node {
+    pub settings: Settings,
+    pub coordinator: Coordinator,
+    pub store: Store,
+    pub offloader: Offloader,
+    pub tier: TierReader,
+    pub metrics: Metrics,
+    pub clock: Arc<dyn Clock>,
+    pub partitions: Registry,
+    /// Where clients are told to connect; set once the listener is bound.
+    pub advertised: OnceLock<Address>,
+    pub refusals: RefusalLog,
+    pub request_budget: RequestBudget,
+    /// Units of [`BUDGET_UNIT_BYTES`] that reads from the tier may hold until their answer is in the socket.
+    pub tier_memory: Arc<Semaphore>,
+    pub fetch_sessions: Mutex<FetchSessions>,
+    pub flush: FlushQueue,
+    pub offloads: OffloadQueue,
+    pub disk: DiskGuard,
+    pub producer_ids: ProducerIds,
+    stop: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// Why a node did not start. One line.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("the local log cannot be opened: {0}")]
+    Open(#[from] crate::partition::open::OpenError),
+    #[error("a thread cannot be started: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Node {
+    /// Opens the partitions of this node and starts its workers.
+    ///
+    /// # Errors
+    /// The data directory cannot be read or written at all; a single damaged partition does not stop the node.
+    pub async fn start(parts: NodeParts) -> Result<Arc<Node>, NodeError> {
+        let memory_units = parts.settings.read_memory_bytes / BUDGET_UNIT_BYTES as u64;
+        let memory_units = usize::try_from(memory_units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let node = Arc::new(Node {
+            request_budget: request_budget(parts.settings.request_memory_bytes),
+            tier_memory: Arc::new(Semaphore::new(memory_units)),
+            disk: DiskGuard::new(parts.settings.data_dir.clone()),
+            settings: parts.settings,
+            coordinator: parts.coordinator,
+            store: parts.store,
+            offloader: parts.offloader,
+            tier: parts.tier,
+            metrics: parts.metrics,
+            clock: parts.clock,
+            partitions: Registry::default(),
+            advertised: OnceLock::new(),
+            refusals: RefusalLog::default(),
+            fetch_sessions: Mutex::new(FetchSessions::default()),
+            flush: FlushQueue::default(),
+            offloads: OffloadQueue::default(),
+            producer_ids: ProducerIds::default(),
+            stop: watch::Sender::new(false),
+            tasks: Mutex::new(JoinSet::new()),
+        });
+        node.follow_topics().await?;
+        workers::flush::start(&node).map_err(NodeError::Thread)?;
+        {
+            let mut tasks = node.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            workers::start(&node, &mut tasks);
+        }
+        Ok(node)
+    }
+
+    /// Serves Kafka clients until [`Node::stop`]; returns when the last connection has ended.
+    pub async fn serve(self: &Arc<Self>, listener: TcpListener) {
+        crate::net::listener::serve(self.clone(), listener).await;
+    }
+
+    /// Unix time in milliseconds.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Becomes true when the node stops.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Opens and closes partitions so that they are those of the coordinator's state. Returns when this node serves all
+    /// topics that exist now: a handler that has created a topic calls it before it answers.
+    ///
+    /// # Errors
+    /// The data directory cannot be written.
+    pub async fn follow_topics(self: &Arc<Self>) -> Result<(), NodeError> {
+        crate::partition::follow::reconcile(self).await?;
+        Ok(())
+    }
+
+    /// Tells every connection and worker to finish. Fetches that wait for data are answered at once.
+    pub fn begin_stop(&self) {
+        self.stop.send_replace(true);
+        self.partitions.wake_all();
+    }
+
+    /// Stops: connections drain elsewhere ([`Node::serve`] returns), workers end, logs are flushed and closed clean.
+    pub async fn stop(self: &Arc<Self>) {
+        self.begin_stop();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let drain = std::time::Duration::from_millis(self.settings.drain_timeout_ms);
+        let ended = tokio::time::timeout(drain, async { while tasks.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!("workers were cut: what they did is done again after the next start");
+            tasks.shutdown().await;
+        }
+        self.flush.stop();
+        let node = self.clone();
+        let closed = tokio::task::spawn_blocking(move || node.partitions.close_all()).await;
+        if closed.is_err() {
+            tracing::error!("closing the local log panicked; the next start recovers it");
+        }
+    }
+}
