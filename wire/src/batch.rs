@@ -7,6 +7,8 @@
 
 use crate::codec::Codec;
 
+pub use highwater_model::topic_config::TimestampType;
+
 /// Bytes of a batch before its records.
 pub const HEADER_BYTES: usize = 61;
 /// Bytes of a batch that `batch_length` does not count: base offset and the length itself.
@@ -50,15 +52,6 @@ pub enum BatchError {
     /// A record that does not parse, by its index in the batch.
     #[error("record {index}: {what}")]
     Record { index: i32, what: &'static str },
-}
-
-/// Whose clock a batch's timestamps are from (`message.timestamp.type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimestampType {
-    /// The producer's: each record has its own.
-    CreateTime,
-    /// The broker's at append: every record has the batch's `max_timestamp`.
-    LogAppendTime,
 }
 
 /// The fixed fields of a RecordBatch v2, in their order on the wire.
@@ -314,3 +307,6 @@ impl<'a> Iterator for Batches<'a> {
         Some(Ok((header, batch)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,16 @@
 //! generated decoders see it, a batch by `validate` before the log does. No I/O, no clock.
 
 pub mod batch;
+pub mod build;
 pub mod codec;
+pub mod records;
+pub mod validate;
 
 /// The generated messages of the Kafka protocol; other crates reach them only through here.
 pub use kafka_protocol as kafka;
 
 pub use batch::{BatchError, BatchHeader, Batches, HEADER_BYTES, TimestampType};
+pub use build::BatchBuilder;
 pub use codec::{Codec, CodecError};
+pub use records::{HeaderRef, HeadersRef, RecordRef, Records};
+pub use validate::{AcceptedBatch, BatchRefusal, ProduceRules, validate_produce};
