@@ -38,6 +38,30 @@ pub const SEAL_ALARM_LABELS_MAX: usize = 100;
 pub const CLIENT_RESPONSE_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Pause of the command line's client before it asks again.
 pub const CLIENT_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Most bytes that the command line's client unpacks a batch to.
+pub const CLIENT_BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Longest line that `highwater produce` reads, in bytes.
+pub const CLIENT_LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Groups of lines between the reader of standard input and the sender.
+pub const CLIENT_LINE_GROUPS_MAX: usize = 8;
+/// Connections to the HTTP door at a time, and the age at which one is closed (it bounds slow clients too).
+pub const HTTP_CONNECTIONS_MAX: usize = 256;
+pub const HTTP_CONNECTION_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(300);
+/// Requests at a time on one connection of the gRPC door.
+pub const GRPC_REQUESTS_PER_CONNECTION_MAX: usize = 32;
+/// Largest message that the gRPC door reads, in bytes.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest that `TierOffload` waits, and how long it waits if the caller does not say.
+pub const OFFLOAD_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
+pub const OFFLOAD_WAIT_DEFAULT: std::time::Duration = std::time::Duration::from_secs(60);
+/// Topics in one CreateTopics, DeleteTopics or CreatePartitions request.
+pub const ADMIN_TOPICS_PER_REQUEST_MAX: usize = 10_000;
+/// Partitions that one request may create, over all its topics (Kafka's bound is the same).
+pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
+/// Topics that one Metadata request may create; the others stay unknown and the client asks again.
+pub const AUTO_CREATE_PER_REQUEST_MAX: usize = 100;
+/// Partitions in one answer to DescribeTopicPartitions (Kafka's max.request.partition.size.limit).
+pub const DESCRIBE_PARTITIONS_MAX: usize = 2_000;
 
 // --- model: topic settings ---
 
@@ -147,3 +171,65 @@ pub const SEAL_BATCH_BYTES_MAX: usize = 1024 * 1024 * 1024;
 pub const OBJECT_THRIFT_DEPTH_MAX: usize = 12;
 /// Bytes of `_key` kept in statistics.
 pub const OBJECT_KEY_STATISTICS_BYTES_MAX: usize = 64;
+
+// --- log: one partition's local log ---
+
+/// Leader epochs that a partition remembers; the oldest is forgotten beyond it.
+pub const EPOCHS_PER_PARTITION_MAX: usize = 65_536;
+/// Sealed local segments of one partition.
+pub const SEGMENTS_PER_PARTITION_MAX: usize = 100_000;
+/// Rows of one segment's sparse index (2 GiB at the smallest sensible interval).
+pub const INDEX_ROWS_MAX: usize = 1 << 20;
+/// Largest side file (index, snapshot, checkpoint) that is read into memory, in bytes.
+pub const SIDE_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Batches remembered per producer to recognise a duplicate (as Kafka; clients send at most 5 at once).
+pub const PRODUCER_BATCHES_MAX: usize = 5;
+/// Idempotent producers remembered per partition; beyond it those silent for longest are forgotten.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 10_000;
+/// A segment smaller than this is not rolled because its record timestamps span `segment.ms`, in bytes.
+pub const ROLL_BY_RECORD_TIME_BYTES_MIN: u64 = 1024 * 1024;
+/// Sealed segments of one partition whose file and index are kept open for readers.
+pub const SEALED_OPEN_PER_PARTITION_MAX: usize = 4;
+/// Bytes read at once when batch headers are walked.
+pub const HEADER_WINDOW_BYTES: usize = 4 * 1024;
+/// Bytes read at once when a segment is recovered; a larger batch grows it to its own size.
+pub const RECOVERY_WINDOW_BYTES: usize = 1024 * 1024;
+/// Segments that one read of a partition may span.
+pub const READ_SLICES_MAX: usize = 16;
+/// Unknown files in a partition's directory that a recovery report names.
+pub const REPORTED_FILES_MAX: usize = 16;
+
+// --- coordinator: the control plane ---
+
+/// Topics of a cluster.
+pub const TOPICS_MAX: usize = 100_000;
+/// Partitions of a cluster.
+pub const PARTITIONS_MAX: usize = 200_000;
+/// Deleted topics whose objects wait to be swept; more deletions are refused.
+pub const DELETED_TOPICS_MAX: usize = 10_000;
+/// Brokers of a cluster.
+pub const BROKERS_MAX: usize = 1_000;
+/// Longest host name of a broker, in bytes.
+pub const HOST_BYTES_MAX: usize = 255;
+/// Producer ids that one request may allocate.
+pub const PRODUCER_IDS_PER_BLOCK_MAX: u32 = 1_000_000;
+/// Commands that wait to be proposed; more wait at the door.
+pub const PROPOSALS_PENDING_MAX: usize = 4_096;
+/// Commands of one Raft entry.
+pub const COMMANDS_PER_ENTRY_MAX: usize = 256;
+/// Bytes of commands after which a Raft entry takes no more.
+pub const COMMANDS_PER_ENTRY_BYTES: usize = 1024 * 1024;
+/// Largest single command, in bytes; a larger one is refused before it is proposed.
+pub const COMMAND_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest Raft entry on disk, in bytes; a longer length is corruption.
+pub const RAFT_ENTRY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A Raft log file is closed and a new one begun past this size, in bytes.
+pub const RAFT_LOG_FILE_BYTES: u64 = 2 * 1024 * 1024;
+/// Requests that wait for the thread that writes the Raft log.
+pub const RAFT_WRITES_PENDING_MAX: usize = 1_024;
+/// Raft entries between two snapshots, and entries kept below a snapshot.
+pub const RAFT_SNAPSHOT_ENTRIES: u64 = 2_000;
+/// Snapshots kept; the older one serves if the newer is damaged.
+pub const RAFT_SNAPSHOTS_KEPT: usize = 2;
+/// Largest snapshot, in bytes; a longer length is corruption.
+pub const RAFT_SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;

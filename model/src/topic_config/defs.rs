@@ -59,7 +59,7 @@ const WEEK_MS: &str = "604800000";
 #[rustfmt::skip]
 pub static CONFIG_DEFS: &[ConfigDef] = &[
     def("cleanup.policy", List, "delete", ListOf(&["compact", "delete"]), "log.cleanup.policy",
-        "Fate of old data: delete drops it by retention, compact keeps the last record of each key; or both."),
+        "Fate of old data: delete drops it by retention, compact keeps each key's last record; or both."),
     def("compression.gzip.level", Int, "-1", Rule::GzipLevel, "compression.gzip.level",
         "Accepted for compatibility: batches are kept as the producer compressed them."),
     def("compression.lz4.level", Int, "9", Between(1, 17), "compression.lz4.level",
