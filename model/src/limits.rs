@@ -233,3 +233,21 @@ pub const RAFT_SNAPSHOT_ENTRIES: u64 = 2_000;
 pub const RAFT_SNAPSHOTS_KEPT: usize = 2;
 /// Largest snapshot, in bytes; a longer length is corruption.
 pub const RAFT_SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Longest wait for a connection to the store, in milliseconds.
+pub const STORE_CONNECT_MS_MAX: u64 = 5_000;
+/// Keys that one list call may return.
+pub const STORE_LIST_KEYS_MAX: usize = 100_000;
+/// Keys that one bulk delete names (S3's own limit).
+pub const STORE_DELETE_KEYS_MAX: usize = 1_000;
+/// First and longest pause between attempts of one store request, in milliseconds.
+pub const STORE_BACKOFF_FIRST_MS: u64 = 50;
+/// See [`STORE_BACKOFF_FIRST_MS`].
+pub const STORE_BACKOFF_LAST_MS: u64 = 5_000;
+/// Slowest transfer that an attempt is given time for, in bytes a second.
+pub const STORE_BYTES_PER_S_MIN: u64 = 1024 * 1024;
+/// Bytes read at a time when an object is compared with what should be in it.
+pub const STORE_COMPARE_BYTES: u64 = 8 * 1024 * 1024;
+/// Time for each step of the store's probe at start, and for the whole of it, in milliseconds.
+pub const STORE_PROBE_STEP_MS_MAX: u64 = 5_000;
+/// See [`STORE_PROBE_STEP_MS_MAX`].
+pub const STORE_PROBE_MS_MAX: u64 = 15_000;
