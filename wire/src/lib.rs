@@ -3,10 +3,14 @@
 //! Untrusted bytes are checked here before anything allocates for them: a request's shape by `shape` before the
 //! generated decoders see it, a batch by `validate` before the log does. No I/O, no clock.
 
+pub mod api;
 pub mod batch;
 pub mod build;
 pub mod codec;
+pub mod fetch_response;
+pub mod frame;
 pub mod records;
+pub mod shape;
 pub mod validate;
 
 /// The generated messages of the Kafka protocol; other crates reach them only through here.
