@@ -229,8 +229,8 @@ pub const RAFT_ENTRY_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const RAFT_LOG_FILE_BYTES: u64 = 2 * 1024 * 1024;
 /// Requests that wait for the thread that writes the Raft log.
 pub const RAFT_WRITES_PENDING_MAX: usize = 1_024;
-/// Raft entries between two snapshots, and entries kept below a snapshot.
-pub const RAFT_SNAPSHOT_ENTRIES: u64 = 2_000;
+/// Raft entries between two snapshots; twice as many are kept below one.
+pub const RAFT_SNAPSHOT_ENTRIES: u64 = 1_000;
 /// Snapshots kept; the older one serves if the newer is damaged.
 pub const RAFT_SNAPSHOTS_KEPT: usize = 2;
 /// Largest snapshot, in bytes; a longer length is corruption.
@@ -253,3 +253,5 @@ pub const STORE_COMPARE_BYTES: u64 = 8 * 1024 * 1024;
 pub const STORE_PROBE_STEP_MS_MAX: u64 = 5_000;
 /// See [`STORE_PROBE_STEP_MS_MAX`].
 pub const STORE_PROBE_MS_MAX: u64 = 15_000;
+/// Attempts to raise a partition's log start against concurrent edits of its manifest.
+pub const LOG_START_ATTEMPTS_MAX: usize = 16;

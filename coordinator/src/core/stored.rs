@@ -1,0 +1,117 @@
+//! The stored form of the state (the body of a Raft snapshot; docs/format.md, "Raft snapshot").
+//!
+//! Derived fields are left out and made again at load, and everything is checked then: a state that breaks an
+//! invariant is refused, not served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use highwater_model::topic_config::ConfigError;
+use highwater_model::topic_name::collision_key;
+use highwater_model::{NodeId, TopicConfig, TopicId};
+use serde::{Deserialize, Serialize};
+
+use super::check::StateBroken;
+use super::state::{Broker, ClusterState, DeletedTopic, Partition, Topic};
+
+/// Version of the stored state.
+pub const STATE_FORMAT: u32 = 1;
+
+/// Why a stored state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("state format {0} is newer than this program knows ({STATE_FORMAT})")]
+    Format(u32),
+    #[error("topic {name}: {source}")]
+    Config { name: String, source: ConfigError },
+    #[error(transparent)]
+    Broken(#[from] StateBroken),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct StoredState {
+    format: u32,
+    cluster_id: String,
+    version: u64,
+    brokers: BTreeMap<NodeId, Broker>,
+    topics: Vec<StoredTopic>,
+    #[serde(default)]
+    deleted: Vec<Arc<DeletedTopic>>,
+    producer_ids_end: i64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct StoredTopic {
+    id: TopicId,
+    name: String,
+    replication_factor: i16,
+    #[serde(default)]
+    overrides: BTreeMap<String, String>,
+    created_at_ms: i64,
+    created_version: u64,
+    partitions: Vec<Arc<Partition>>,
+}
+
+impl From<ClusterState> for StoredState {
+    fn from(state: ClusterState) -> StoredState {
+        let stored = |topic: &Arc<Topic>| StoredTopic {
+            id: topic.id,
+            name: topic.name.clone(),
+            replication_factor: topic.replication_factor,
+            overrides: topic.overrides.clone(),
+            created_at_ms: topic.created_at_ms,
+            created_version: topic.created_version,
+            partitions: topic.partitions.clone(),
+        };
+        debug_assert_eq!(state.check(), Ok(()), "checked before it is written");
+        StoredState {
+            format: STATE_FORMAT,
+            topics: state.topics.values().map(stored).collect(),
+            deleted: state.deleted.values().cloned().collect(),
+            cluster_id: state.cluster_id,
+            version: state.version,
+            brokers: state.brokers,
+            producer_ids_end: state.producer_ids_end,
+        }
+    }
+}
+
+impl TryFrom<StoredState> for ClusterState {
+    type Error = LoadError;
+
+    fn try_from(stored: StoredState) -> Result<ClusterState, LoadError> {
+        if stored.format != STATE_FORMAT {
+            return Err(LoadError::Format(stored.format));
+        }
+        let mut state = ClusterState {
+            cluster_id: stored.cluster_id,
+            version: stored.version,
+            brokers: stored.brokers,
+            deleted: stored.deleted.into_iter().map(|topic| (topic.id, topic)).collect(),
+            producer_ids_end: stored.producer_ids_end,
+            ..ClusterState::default()
+        };
+        let mut by_key = BTreeMap::new();
+        for topic in stored.topics {
+            let config = TopicConfig::from_overrides(&topic.overrides)
+                .map_err(|source| LoadError::Config { name: topic.name.clone(), source })?;
+            state.partition_count += topic.partitions.len();
+            by_key.insert(collision_key(&topic.name), topic.id);
+            let topic = Topic {
+                id: topic.id,
+                name: topic.name,
+                replication_factor: topic.replication_factor,
+                overrides: topic.overrides,
+                config: Arc::new(config),
+                created_at_ms: topic.created_at_ms,
+                created_version: topic.created_version,
+                partitions: topic.partitions,
+            };
+            state.topics.insert(topic.id, Arc::new(topic));
+        }
+        state.by_key = Arc::new(by_key);
+        state.check()?;
+        assert_eq!(state.by_key.len(), state.topics.len(), "checked: names do not collide");
+        Ok(state)
+    }
+}

@@ -1,0 +1,83 @@
+//! Group commit: commands that wait while an entry is being synced go into the next one together.
+//!
+//! openraft syncs once per entry and one entry at a time, so the entry is where commands are gathered. Bounded: the
+//! queue, the commands and the bytes of an entry all have limits.
+
+use std::sync::Arc;
+
+use highwater_model::Clock;
+use highwater_model::limits::{COMMANDS_PER_ENTRY_BYTES, COMMANDS_PER_ENTRY_MAX, PROPOSALS_PENDING_MAX};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::{Batch, Command, RULES_VERSION, Refusal, Reply};
+use crate::raft::{ProposeFailure, RaftNode};
+
+/// What became of one command.
+pub(crate) type Answer = Result<Result<Reply, Refusal>, ProposeFailure>;
+
+/// A command on its way, and who waits for it.
+pub(crate) struct Proposal {
+    pub command: Command,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// Starts the task; it ends when every sender is gone.
+pub(crate) fn start(node: Arc<RaftNode>, clock: Arc<dyn Clock>) -> mpsc::Sender<Proposal> {
+    let (sender, inbox) = mpsc::channel(PROPOSALS_PENDING_MAX);
+    tokio::spawn(run(node, clock, inbox));
+    sender
+}
+
+async fn run(node: Arc<RaftNode>, clock: Arc<dyn Clock>, mut inbox: mpsc::Receiver<Proposal>) {
+    let mut carried = None;
+    loop {
+        let first = match carried.take() {
+            Some(proposal) => proposal,
+            None => match inbox.recv().await {
+                Some(proposal) => proposal,
+                None => return,
+            },
+        };
+        let (commands, waiting) = gather(first, &mut inbox, &mut carried);
+        let batch = Batch { rules: RULES_VERSION, at_ms: clock.now_ms(), commands };
+        tell(waiting, node.propose(Arc::new(batch)).await);
+    }
+}
+
+/// Takes what waits, up to the limits of an entry. A command that would pass them is carried over.
+fn gather(
+    first: Proposal,
+    inbox: &mut mpsc::Receiver<Proposal>,
+    carried: &mut Option<Proposal>,
+) -> (Vec<Command>, Vec<oneshot::Sender<Answer>>) {
+    let mut bytes = first.command.bytes_estimate();
+    let (mut commands, mut waiting) = (vec![first.command], vec![first.answer]);
+    while commands.len() < COMMANDS_PER_ENTRY_MAX
+        && let Ok(next) = inbox.try_recv()
+    {
+        bytes += next.command.bytes_estimate();
+        if bytes > COMMANDS_PER_ENTRY_BYTES {
+            *carried = Some(next);
+            break;
+        }
+        commands.push(next.command);
+        waiting.push(next.answer);
+    }
+    (commands, waiting)
+}
+
+fn tell(waiting: Vec<oneshot::Sender<Answer>>, outcome: Result<Vec<Result<Reply, Refusal>>, ProposeFailure>) {
+    match outcome {
+        Ok(answers) => {
+            debug_assert_eq!(answers.len(), waiting.len(), "one answer for each command");
+            for (waiting, answer) in waiting.into_iter().zip(answers) {
+                let _ = waiting.send(Ok(answer));
+            }
+        }
+        Err(failure) => {
+            for waiting in waiting {
+                let _ = waiting.send(Err(failure.clone()));
+            }
+        }
+    }
+}
