@@ -62,7 +62,9 @@ impl SparseIndex {
     pub fn note(&mut self, base_offset: Offset, position: u64, max_timestamp_before: i64) {
         let last = self.rows.last().copied().unwrap_or(self.origin());
         assert!(position >= u64::from(last.position), "batches are told in order");
-        if position < u64::from(last.position) + u64::from(self.interval_bytes) || self.rows.len() == INDEX_ROWS_MAX {
+        if position < u64::from(last.position) + u64::from(self.interval_bytes)
+            || self.rows.len() == INDEX_ROWS_MAX
+        {
             return;
         }
         let relative_offset = u32::try_from(base_offset - self.start).expect("roll keeps offsets within i32");
@@ -137,7 +139,8 @@ impl SparseIndex {
         let mut index = SparseIndex { start: segment.start, interval_bytes, rows: Vec::with_capacity(count) };
         let mut last = index.origin();
         for _ in 0..count {
-            let row = IndexRow { relative_offset: r.u32()?, position: r.u32()?, max_timestamp_before: r.i64()? };
+            let row =
+                IndexRow { relative_offset: r.u32()?, position: r.u32()?, max_timestamp_before: r.i64()? };
             let rises = row.relative_offset > last.relative_offset
                 && row.position > last.position
                 && row.max_timestamp_before >= last.max_timestamp_before;

@@ -47,7 +47,12 @@ pub enum RollReason {
 }
 
 /// Whether to roll before appending `incoming`. An empty segment is never rolled.
-pub fn before_append(active: &ActiveShape, incoming: &Incoming, rule: &RollRule, now_ms: i64) -> Option<RollReason> {
+pub fn before_append(
+    active: &ActiveShape,
+    incoming: &Incoming,
+    rule: &RollRule,
+    now_ms: i64,
+) -> Option<RollReason> {
     assert!(incoming.last_offset_delta >= 0);
     assert!(active.start <= active.end);
     if active.bytes == 0 {

@@ -52,7 +52,11 @@ fn play(script: &str) -> String {
 fn golden_scripts() {
     let scripts = [
         ("in order", "0:0+3 0:3+1 0:4+2", "@0 @3 @4"),
-        ("duplicates of the last five", "0:0+1 0:1+1 0:2+1 0:3+1 0:4+1 0:0+1 0:4+1", "@0 @1 @2 @3 @4 dup@0..1 dup@4..5"),
+        (
+            "duplicates of the last five",
+            "0:0+1 0:1+1 0:2+1 0:3+1 0:4+1 0:0+1 0:4+1",
+            "@0 @1 @2 @3 @4 dup@0..1 dup@4..5",
+        ),
         (
             "a sixth pushes the first out",
             "0:0+1 0:1+1 0:2+1 0:3+1 0:4+1 0:5+1 0:0+1 0:1+1",

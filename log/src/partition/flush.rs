@@ -1,0 +1,197 @@
+//! Making the log durable, off its owner's lock.
+//!
+//! Owns `FlushTicket`: what must be synced for the log as it was when the ticket was drawn. The owner draws it under its
+//! lock, runs it on the disk's flush queue, and hands the outcome back under its lock. Invariant 5: a failure poisons the log at
+//! once, through a flag they share, whatever the owner does with the error.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use highwater_model::Offset;
+use tracing::warn;
+
+use super::PartitionLog;
+use crate::disk::{Disk, DiskFile, replace_side_file};
+use crate::error::FlushError;
+use crate::names;
+
+/// What the log remembers between flushes.
+#[derive(Debug, Default)]
+pub(super) struct FlushState {
+    shared: Arc<Shared>,
+    /// Grows when the log's end moves back: an older ticket then no longer says anything.
+    generation: u64,
+    /// Grow with every change; the `synced` and `stored` ones follow when a flush has made them durable.
+    names_added: u64,
+    names_synced: u64,
+    checkpoint_changes: u64,
+    checkpoint_stored: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    failed: AtomicBool,
+    /// Held while a checkpoint is replaced; the newest change that has been stored.
+    stored: Mutex<u64>,
+}
+
+impl FlushState {
+    pub fn failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+
+    pub fn name_was_added(&mut self) {
+        self.names_added += 1;
+    }
+
+    pub fn checkpoint_is_stale(&mut self) {
+        self.checkpoint_changes += 1;
+    }
+
+    /// Makes outstanding tickets void and waits for one that is replacing the checkpoint.
+    pub fn end_moves_back(&mut self) {
+        self.generation += 1;
+        self.checkpoint_changes += 1;
+        self.checkpoint_stored = self.checkpoint_changes;
+        let mut stored = self.shared.stored.lock().expect("no holder panics");
+        *stored = self.checkpoint_changes;
+    }
+}
+
+/// The work of one flush. Dropping it unrun is harmless.
+#[derive(Debug)]
+#[must_use = "nothing is durable until the ticket has run and its outcome was handed back"]
+pub struct FlushTicket {
+    shared: Arc<Shared>,
+    disk: Arc<dyn Disk>,
+    files: Vec<Arc<dyn DiskFile>>,
+    end: Offset,
+    generation: u64,
+    names: Option<u64>,
+    checkpoint: Option<(u64, Vec<u8>)>,
+}
+
+/// What a ticket has made durable.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "hand it back to the log with `flushed`"]
+pub struct FlushDone {
+    end: Offset,
+    generation: u64,
+    names: Option<u64>,
+    checkpoint: Option<u64>,
+}
+
+impl FlushDone {
+    /// Everything below is durable.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+}
+
+impl FlushTicket {
+    /// Everything below will be durable.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Whether there is nothing to sync.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.names.is_none() && self.checkpoint.is_none()
+    }
+
+    /// The same without the checkpoint, for one who writes it himself.
+    pub(super) fn without_checkpoint(self) -> FlushTicket {
+        FlushTicket { checkpoint: None, ..self }
+    }
+
+    /// Syncs the files, then their names, then stores the checkpoint. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// The first fsync that failed; the log is then poisoned. A checkpoint that could not be stored is only logged: a
+    /// scan does its work.
+    pub fn run(self) -> Result<FlushDone, FlushError> {
+        if self.shared.failed.load(Ordering::Acquire) {
+            let source = std::io::Error::other("an earlier fsync failed");
+            return Err(FlushError { what: "flush a poisoned log", source });
+        }
+        for file in &self.files {
+            self.poison_on_error("fsync a segment", file.sync())?;
+        }
+        if self.names.is_some() {
+            self.poison_on_error("fsync a partition's directory", self.disk.sync_dir())?;
+        }
+        let checkpoint = self.checkpoint.as_ref().and_then(|(change, content)| self.store(*change, content));
+        Ok(FlushDone { end: self.end, generation: self.generation, names: self.names, checkpoint })
+    }
+
+    fn poison_on_error(&self, what: &'static str, done: std::io::Result<()>) -> Result<(), FlushError> {
+        done.map_err(|source| {
+            self.shared.failed.store(true, Ordering::Release);
+            FlushError { what, source }
+        })
+    }
+
+    fn store(&self, change: u64, content: &[u8]) -> Option<u64> {
+        let mut stored = self.shared.stored.lock().expect("no holder panics");
+        if *stored < change {
+            if let Err(error) = replace_side_file(&*self.disk, names::CHECKPOINT, content) {
+                warn!(%error, "checkpoint was not stored");
+                return None;
+            }
+            *stored = change;
+        }
+        Some(change)
+    }
+}
+
+impl PartitionLog {
+    /// Draws the work that makes everything appended so far durable.
+    pub fn flush_ticket(&self) -> FlushTicket {
+        let mut files: Vec<_> = self.unflushed.iter().map(|(_, file)| file.clone()).collect();
+        let unflushed_tail = self.flushed_end < self.active.end && self.active.bytes > 0;
+        files.extend(self.active.file.get().filter(|_| unflushed_tail).cloned());
+        self.ticket(files, self.active.end)
+    }
+
+    /// As `flush_ticket` for sealed segments only: after a roll, without making the active segment's writer wait.
+    pub fn flush_sealed_ticket(&self) -> FlushTicket {
+        let files = self.unflushed.iter().map(|(_, file)| file.clone()).collect();
+        self.ticket(files, self.active.start.max(self.flushed_end))
+    }
+
+    fn ticket(&self, files: Vec<Arc<dyn DiskFile>>, end: Offset) -> FlushTicket {
+        let state = &self.flush;
+        let checkpoint = (state.checkpoint_stored < state.checkpoint_changes)
+            .then(|| (state.checkpoint_changes, self.checkpoint().encode()));
+        FlushTicket {
+            shared: state.shared.clone(),
+            disk: self.disk.clone(),
+            files,
+            end,
+            generation: state.generation,
+            names: (state.names_synced < state.names_added).then_some(state.names_added),
+            checkpoint,
+        }
+    }
+
+    /// Takes in what a ticket has made durable and moves the recovery point.
+    pub fn flushed(&mut self, done: FlushDone) {
+        if done.generation != self.flush.generation || self.flush.failed() {
+            return;
+        }
+        debug_assert!(done.end <= self.log_end());
+        if let Some(names) = done.names {
+            self.flush.names_synced = self.flush.names_synced.max(names);
+        }
+        if let Some(checkpoint) = done.checkpoint {
+            self.flush.checkpoint_stored = self.flush.checkpoint_stored.max(checkpoint);
+        }
+        self.unflushed.retain(|(end, _)| *end > done.end);
+        if done.end > self.flushed_end {
+            self.flushed_end = done.end;
+            if let Err(error) = self.write_marks() {
+                warn!(%error, "recovery point was not stored; recovery will scan more");
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Finding the bytes of a fetch: whole batches, as ranges of segment files, without reading the batches themselves.
+//!
+//! Costs one index search and, as a rule, one small read of headers per fetch. Cuts at batch boundaries that the sparse index
+//! knows, so what is sent is never a part of a batch (Kafka sends the part and the client throws it away).
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use highwater_model::Offset;
+use highwater_model::limits::READ_SLICES_MAX;
+
+use super::PartitionLog;
+use crate::core::checkpoint::SealedSegment;
+use crate::core::producers::ProducerTable;
+use crate::disk::{read_side_file, read_up_to};
+use crate::error::{LogError, ReadError, disk_error};
+use crate::map;
+use crate::names;
+use crate::segment::SegmentView;
+
+/// Whole batches in one segment file. The file stays readable while the slice lives, evicted or not.
+#[derive(Clone, Debug)]
+pub struct LogSlice {
+    pub file: Arc<File>,
+    pub position: u64,
+    /// Bytes.
+    pub length: usize,
+}
+
+impl LogSlice {
+    /// Copies the bytes into memory, for those who cannot send from the file.
+    ///
+    /// # Errors
+    /// Of the read; `UnexpectedEof` if the file was cut since.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.length];
+        if read_up_to(&self.file, &mut bytes, self.position)? != self.length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes)
+    }
+}
+
+impl PartitionLog {
+    /// Whole batches from the one holding `start` up to `end_bound` (the high watermark or last stable offset), at most
+    /// `max_bytes`, in offset order; with `at_least_one_batch` the first one comes even if it is larger. Empty when there is
+    /// nothing below the bound. The first batch may begin below `start`, as in Kafka.
+    ///
+    /// # Errors
+    /// `BelowLocalStart` and `AboveLogEnd`; `Io` and `Corrupt` of the headers it had to look at.
+    pub fn read(
+        &self,
+        start: Offset,
+        max_bytes: usize,
+        end_bound: Offset,
+        at_least_one_batch: bool,
+    ) -> Result<Vec<LogSlice>, ReadError> {
+        let (local_start, log_end) = (self.local_start(), self.log_end());
+        if start < local_start {
+            return Err(ReadError::BelowLocalStart { start, local_start });
+        }
+        if start > log_end {
+            return Err(ReadError::AboveLogEnd { start, log_end });
+        }
+        let end_bound = end_bound.min(log_end);
+        let mut slices = Vec::new();
+        if start >= end_bound {
+            return Ok(slices);
+        }
+        let mut left = max_bytes as u64;
+        let mut from = start;
+        for view in self.views(start).take(READ_SLICES_MAX) {
+            let view = view?;
+            let must = at_least_one_batch && slices.is_empty();
+            let (position, end) = cut(&view, from, left, end_bound, must)?;
+            if end <= position {
+                break;
+            }
+            let length = usize::try_from(end - position).expect("segments are below 2^31 bytes");
+            slices.push(LogSlice { file: view.file.clone(), position, length });
+            left = left.saturating_sub(length as u64);
+            from = view.end;
+            if end < view.bytes || from >= end_bound {
+                break;
+            }
+        }
+        Ok(slices)
+    }
+
+    fn sealed_at(&self, start: Offset) -> Result<&SealedSegment, LogError> {
+        let at = self.sealed.binary_search_by_key(&start, |s| s.start);
+        at.map(|i| &self.sealed[i]).map_err(|_| LogError::NoSegment(start))
+    }
+
+    /// The bytes of the sealed segment that starts at `start`, mapped. They stay readable after eviction. A disk that fails
+    /// under the map kills the process; recovery and fetches do not read through maps.
+    ///
+    /// # Errors
+    /// `NoSegment`; `Io`, also if the file is shorter than it was when sealed.
+    pub fn map_sealed(&self, start: Offset) -> Result<Bytes, LogError> {
+        let segment = self.sealed_at(start)?;
+        let name = names::log(start);
+        let file = self.disk.open(&name).map_err(disk_error("open", &name))?;
+        map::map_sealed(file.file(), segment.bytes).map_err(disk_error("map", &name))
+    }
+
+    /// The producer table, encoded, as it was at the end of the sealed segment that starts at `start`.
+    ///
+    /// # Errors
+    /// `NoSegment`; `Io` and `Corrupt` if it had to be rebuilt from the log and could not.
+    pub fn producer_snapshot_at_seal(&self, start: Offset) -> Result<Vec<u8>, LogError> {
+        let end = self.sealed_at(start)?.end;
+        let name = names::producers(end);
+        let stored = read_side_file(&*self.disk, &name).map_err(disk_error("read", &name))?;
+        if let Some(stored) = stored
+            && ProducerTable::decode(&stored).is_ok_and(|(at, _)| at == end)
+        {
+            return Ok(stored);
+        }
+        Ok(self.producers_at(end, 0)?.encode(end))
+    }
+}
+
+/// The range of `view` to send: from the batch holding `from` to at most `left` bytes further, below `end_bound`.
+fn cut(
+    view: &SegmentView<'_>,
+    from: Offset,
+    left: u64,
+    end_bound: Offset,
+    must: bool,
+) -> Result<(u64, u64), ReadError> {
+    let (position, first_end) = if from == view.start && !must {
+        (0, 0)
+    } else {
+        let first = view.find(from)?;
+        if first.header.next_offset() > end_bound {
+            return Ok((0, 0));
+        }
+        (first.position, first.end())
+    };
+    let limit = position.saturating_add(left).min(view.bytes);
+    let end = if limit == view.bytes {
+        bound_position(view, end_bound)?
+    } else {
+        let row = view.index.floor_of_position(limit);
+        let by_bytes = u64::from(row.position);
+        // A row at or below the bound is within it; only one above makes it worth looking for the bound itself.
+        if view.index.offset_of(&row) <= end_bound { by_bytes } else { bound_position(view, end_bound)? }
+    };
+    debug_assert!(end <= limit);
+    let end = if must { end.max(first_end) } else { end };
+    Ok((position, end))
+}
+
+/// Where `end_bound` lies in the segment: the position of the first batch that is not wholly below it.
+fn bound_position(view: &SegmentView<'_>, end_bound: Offset) -> Result<u64, ReadError> {
+    if end_bound >= view.end {
+        return Ok(view.bytes);
+    }
+    if end_bound <= view.start {
+        return Ok(0);
+    }
+    Ok(view.find(end_bound)?.position)
+}
