@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use highwater_model::limits;
-use highwater_wire::kafka::messages::ApiKey;
+use highwater_wire::api;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -21,7 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ApiLabel {
-    api: String,
+    api: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -119,16 +119,17 @@ pub struct Metrics {
     process_cpu: Counter<f64, AtomicU64>,
 }
 
-/// Name of an API as Kafka writes it.
-fn api_name(key: i16) -> Option<String> {
-    ApiKey::try_from(key).ok().map(|key| format!("{key:?}").trim_end_matches("Key").to_owned())
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
 }
 
 impl Metrics {
-    /// Metrics with one line per served API key; a key outside of `apis` counts as `Other`.
-    pub fn new(apis: impl IntoIterator<Item = i16>) -> Metrics {
+    /// Metrics with one line per served API key; any other key counts as `Other`.
+    pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("highwater");
-        let api_metrics = register_apis(&mut registry, apis);
+        let api_metrics = register_apis(&mut registry);
         let refused_family = Family::<KindLabel, Counter>::default();
         registry.register("refused", "What was turned away, by kind", refused_family.clone());
         let refused = REFUSED_KINDS
@@ -240,29 +241,23 @@ impl Metrics {
     }
 }
 
-fn register_apis(registry: &mut Registry, served: impl IntoIterator<Item = i16>) -> Vec<ApiMetrics> {
+fn register_apis(registry: &mut Registry) -> Vec<ApiMetrics> {
     let counts = Family::<ApiLabel, Counter>::default();
     let errors = Family::<ApiLabel, Counter>::default();
     let seconds = Family::<ApiLabel, Histogram>::new_with_constructor(latency_histogram);
     registry.register("requests", "Requests of Kafka clients", counts.clone());
     registry.register("request_errors", "Requests answered with an error code", errors.clone());
     registry.register_with_unit("request", "Time to answer a request", Unit::Seconds, seconds.clone());
-    let entry = |name: &str| {
-        let label = ApiLabel { api: name.to_owned() };
+    let entry = |name: &'static str| {
+        let label = ApiLabel { api: name };
         ApiMetrics {
             count: counts.get_or_create_owned(&label),
             errors: errors.get_or_create_owned(&label),
             seconds: seconds.get_or_create_owned(&label),
         }
     };
-    let served: Vec<i16> = served.into_iter().filter(|key| (0..1_000).contains(key)).collect();
-    let largest = served.iter().copied().max().unwrap_or(0);
-    (0..=largest + 1)
-        .map(|key| match api_name(key).filter(|_| served.contains(&key)) {
-            Some(name) => entry(&name),
-            None => entry("Other"),
-        })
-        .collect()
+    let keys_end = api::SERVED.iter().map(|range| range.key).max().unwrap_or(0) + 1;
+    (0..=keys_end).map(|key| entry(api::find(key).map_or("Other", |range| range.name))).collect()
 }
 
 /// 100 microseconds to about 26 seconds, each bucket four times the one before.
@@ -333,7 +328,7 @@ mod tests {
 
     #[test]
     fn counts_appear_under_their_names() {
-        let metrics = Metrics::new([0, 1, 18]);
+        let metrics = Metrics::new();
         metrics.request(0, Duration::from_millis(1));
         metrics.request(0, Duration::from_millis(2));
         metrics.request_error(1);
@@ -363,7 +358,7 @@ mod tests {
 
     #[test]
     fn alarms_come_go_and_are_capped() {
-        let metrics = Metrics::new([0]);
+        let metrics = Metrics::new();
         let many: Vec<(String, i32)> =
             (0..limits::SEAL_ALARM_LABELS_MAX as i32 + 5).map(|p| ("t".to_owned(), p)).collect();
         metrics.set_seal_alarms(&many);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use highwater_model::limits;
 use highwater_wire::kafka::messages::{ApiKey, ApiVersionsRequest, RequestHeader, ResponseHeader};
-use highwater_wire::kafka::protocol::{Decodable, Encodable, Message, Request, StrBytes};
+use highwater_wire::kafka::protocol::{Decodable, Encodable, Request, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -7,11 +7,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use highwater_wire::frame::{self, RequestHead};
 use highwater_wire::api;
-use highwater_wire::frame::RequestHead;
 use highwater_wire::kafka::messages::*;
-use highwater_wire::kafka::protocol::{Decodable, Encodable, HeaderVersion};
+use highwater_wire::kafka::protocol::{Decodable, Encodable};
 
 use crate::net::reply::{Answer, CloseReason, Reply};
 use crate::node::Node;
@@ -39,10 +39,14 @@ pub mod find_coordinator;
 pub mod incremental_alter_configs;
 pub mod metadata;
 
+/// Length prefix, correlation id and the count of tagged fields.
+const RESPONSE_HEADER_BYTES_MAX: usize = 9;
+
 /// A request on its way to its handler.
 pub struct Call<'a> {
     pub node: &'a Arc<Node>,
     pub peer: IpAddr,
+    pub api_key: i16,
     pub version: i16,
     pub correlation_id: i32,
     pub body: Bytes,
@@ -54,10 +58,11 @@ macro_rules! alone {
         let call: Call<'_> = $call;
         match decode::<$request>(call.body, call.version) {
             Ok(request) => {
-                let (node, version, correlation_id) = (call.node.clone(), call.version, call.correlation_id);
+                let (node, version) = (call.node.clone(), call.version);
+                let (api_key, correlation_id) = (call.api_key, call.correlation_id);
                 Answer::Alone(Box::pin(async move {
                     let response: $response = $handler(&node, version, request).await;
-                    encode(correlation_id, version, &response)
+                    encode(api_key, correlation_id, version, &response)
                 }))
             }
             Err(reason) => Answer::Close(reason),
@@ -67,8 +72,8 @@ macro_rules! alone {
 
 /// Begins the request that `head` announces. The API and version are served and the body has the right shape.
 pub fn begin(node: &Arc<Node>, peer: IpAddr, head: &RequestHead, body: Bytes) -> Answer {
-    let call =
-        Call { node, peer, version: head.api_version, correlation_id: head.correlation_id, body };
+    let (api_key, version, correlation_id) = (head.api_key, head.api_version, head.correlation_id);
+    let call = Call { node, peer, api_key, version, correlation_id, body };
     let Ok(key) = ApiKey::try_from(head.api_key) else {
         return Answer::Close(CloseReason::new(format!("API key {} is unknown", head.api_key)));
     };
@@ -153,7 +158,8 @@ pub fn decode<R: Decodable>(mut body: Bytes, version: i16) -> Result<R, CloseRea
 ///
 /// # Errors
 /// The reason to close the connection: a field is set that the version does not have (a defect of the handler).
-pub fn encode<R: Encodable + HeaderVersion>(
+pub fn encode<R: Encodable>(
+    api_key: i16,
     correlation_id: i32,
     version: i16,
     response: &R,
@@ -163,16 +169,12 @@ pub fn encode<R: Encodable + HeaderVersion>(
         CloseReason::new(format!("{} v{version} cannot be encoded", short_name::<R>()))
     };
     let size = response.compute_size(version).map_err(|e| failed(&e))?;
-    let mut frame = BytesMut::with_capacity(size + 9);
-    frame.put_i32(0);
-    frame.put_i32(correlation_id);
-    if R::header_version(version) >= 1 {
-        frame.put_u8(0);
-    }
-    response.encode(&mut frame, version).map_err(|e| failed(&e))?;
-    let length = i32::try_from(frame.len() - 4).map_err(|e| failed(&e))?;
-    frame[..4].copy_from_slice(&length.to_be_bytes());
-    Ok(Reply::from(frame.freeze()))
+    let mut out = BytesMut::with_capacity(size + RESPONSE_HEADER_BYTES_MAX);
+    frame::begin_response(&mut out, api_key, version, correlation_id);
+    response.encode(&mut out, version).map_err(|e| failed(&e))?;
+    let total = out.len();
+    frame::finish_response(&mut out, total).map_err(|e| failed(&e))?;
+    Ok(Reply::from(out.freeze()))
 }
 
 /// The answer to an ApiVersions request of a version that is not served: version 0 with what is served (KIP-511).
@@ -180,12 +182,15 @@ pub fn unsupported_api_versions(correlation_id: i32) -> Result<Reply, CloseReaso
     let keys = api::SERVED
         .iter()
         .map(|range| {
-            ApiVersion::default().with_api_key(range.key).with_min_version(range.min).with_max_version(range.max)
+            ApiVersion::default()
+                .with_api_key(range.key)
+                .with_min_version(range.advertised_min)
+                .with_max_version(range.max)
         })
         .collect();
     let response =
         ApiVersionsResponse::default().with_error_code(errors::UNSUPPORTED_VERSION).with_api_keys(keys);
-    encode(correlation_id, 0, &response)
+    encode(api::API_VERSIONS, correlation_id, 0, &response)
 }
 
 fn short_name<T>() -> &'static str {

@@ -1,0 +1,169 @@
+//! The data directory belongs to one process of one node of one cluster, and remembers which.
+//!
+//! Owns `lock` (held while the process lives) and `identity.json`. Must not: touch what is in the directory otherwise.
+//! Invariant 18: the identity file carries its format's version.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use highwater_model::NodeId;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+/// Version of the layout of the data directory (docs/format.md).
+pub const DATA_DIR_FORMAT: u32 = 1;
+const IDENTITY_FILE: &str = "identity.json";
+const LOCK_FILE: &str = "lock";
+const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why the directory cannot be used. One line with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error("data directory {dir}: cannot {what}: {source}; check --data-dir and its permissions")]
+    Io { dir: PathBuf, what: &'static str, source: io::Error },
+    #[error("data directory {dir} is in use by another process; stop it or give another --data-dir")]
+    Locked { dir: PathBuf },
+    #[error("data directory {dir} belongs to node {found}, not to node {given}; correct --node-id or --data-dir")]
+    OtherNode { dir: PathBuf, found: NodeId, given: NodeId },
+    #[error("data directory {dir} belongs to cluster {found}, not to {given}; give another --data-dir")]
+    OtherCluster { dir: PathBuf, found: String, given: String },
+    #[error("data directory {dir} has format {found}, this release knows {DATA_DIR_FORMAT}; use a matching release")]
+    OtherFormat { dir: PathBuf, found: u32 },
+    #[error("data directory {dir}: identity.json is damaged: {reason}; restore it from a backup")]
+    Damaged { dir: PathBuf, reason: String },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    node_id: NodeId,
+    cluster_id: String,
+}
+
+/// A data directory that this process holds.
+#[derive(Debug)]
+pub struct DataDir {
+    dir: PathBuf,
+    identity: Option<Identity>,
+    /// The lock goes with the file handle, however the process ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory if need be, takes its lock and checks whose it is.
+    pub fn open(dir: &Path, node_id: NodeId) -> Result<DataDir, DataDirError> {
+        let failed = |what, source| DataDirError::Io { dir: dir.to_owned(), what, source };
+        fs::create_dir_all(dir).map_err(|e| failed("create it", e))?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join(LOCK_FILE))
+            .map_err(|e| failed("open the lock file", e))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(DataDirError::Locked { dir: dir.to_owned() }),
+            Err(errno) => return Err(failed("lock it", errno.into())),
+        }
+        let identity = read_identity(dir)?;
+        if let Some(identity) = &identity {
+            if identity.format != DATA_DIR_FORMAT {
+                return Err(DataDirError::OtherFormat { dir: dir.to_owned(), found: identity.format });
+            }
+            if identity.node_id != node_id {
+                let found = identity.node_id;
+                return Err(DataDirError::OtherNode { dir: dir.to_owned(), found, given: node_id });
+            }
+        }
+        Ok(DataDir { dir: dir.to_owned(), identity, _lock: lock })
+    }
+
+    /// Checks that the directory belongs to the cluster, or notes that it does from now on.
+    pub fn claim(&mut self, node_id: NodeId, cluster_id: &str) -> Result<(), DataDirError> {
+        if let Some(identity) = &self.identity {
+            if identity.cluster_id == cluster_id {
+                return Ok(());
+            }
+            return Err(DataDirError::OtherCluster {
+                dir: self.dir.clone(),
+                found: identity.cluster_id.clone(),
+                given: cluster_id.to_owned(),
+            });
+        }
+        let identity = Identity { format: DATA_DIR_FORMAT, node_id, cluster_id: cluster_id.to_owned() };
+        write_identity(&self.dir, &identity).map_err(|source| DataDirError::Io {
+            dir: self.dir.clone(),
+            what: "write identity.json",
+            source,
+        })?;
+        self.identity = Some(identity);
+        Ok(())
+    }
+}
+
+fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {
+    let path = dir.join(IDENTITY_FILE);
+    let damaged = |reason: String| DataDirError::Damaged { dir: dir.to_owned(), reason };
+    let failed = |source| DataDirError::Io { dir: dir.to_owned(), what: "read identity.json", source };
+    match fs::metadata(&path) {
+        Ok(found) if found.len() > IDENTITY_BYTES_MAX => return Err(damaged("it is too large".to_owned())),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    }
+    let text = fs::read_to_string(&path).map_err(failed)?;
+    serde_json::from_str(&text).map(Some).map_err(|e| damaged(e.to_string()))
+}
+
+/// Written beside and renamed, so that a crash leaves the old state or the new one.
+fn write_identity(dir: &Path, identity: &Identity) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(identity)?;
+    let beside = dir.join(format!("{IDENTITY_FILE}.new"));
+    let mut file = File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&beside, dir.join(IDENTITY_FILE))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_process_one_node_and_one_cluster() {
+        let temp = tempfile::tempdir().expect("scratch");
+        let dir = temp.path().join("deep/data");
+        let mut first = DataDir::open(&dir, 1).expect("new");
+        assert!(matches!(DataDir::open(&dir, 1), Err(DataDirError::Locked { .. })));
+        first.claim(1, "abc").expect("unclaimed");
+        first.claim(1, "abc").expect("its own");
+        assert!(matches!(first.claim(1, "xyz"), Err(DataDirError::OtherCluster { .. })));
+        drop(first);
+        let other = DataDir::open(&dir, 2).expect_err("another node");
+        assert!(other.to_string().contains("belongs to node 1, not to node 2"), "{other}");
+        let mut again = DataDir::open(&dir, 1).expect("free again");
+        assert!(matches!(again.claim(1, "xyz"), Err(DataDirError::OtherCluster { .. })));
+        again.claim(1, "abc").expect("its own");
+    }
+
+    #[test]
+    fn other_formats_and_damage_are_refused() {
+        let temp = tempfile::tempdir().expect("scratch");
+        let file = temp.path().join(IDENTITY_FILE);
+        fs::write(&file, r#"{"format":2,"node_id":1,"cluster_id":"abc"}"#).expect("write");
+        assert!(matches!(DataDir::open(temp.path(), 1), Err(DataDirError::OtherFormat { found: 2, .. })));
+        fs::write(&file, "{").expect("write");
+        assert!(matches!(DataDir::open(temp.path(), 1), Err(DataDirError::Damaged { .. })));
+        fs::write(&file, r#"{"format":1,"node_id":1,"cluster_id":"abc"}"#).expect("write");
+        DataDir::open(temp.path(), 1).expect("the fixture of version 1 loads");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let error = DataDir::open(Path::new("/proc/none/data"), 1).expect_err("cannot").to_string();
+        assert!(error.contains("/proc/none/data") && error.contains("--data-dir"), "{error}");
+    }
+}

@@ -1,0 +1,114 @@
+//! What the administration handlers share: views of the control plane's state in the protocol's types, and refusals as
+//! error codes. Pure but for [`propose`].
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use highwater_coordinator::core::{ClusterState, Partition};
+use highwater_model::{NodeId, TopicId};
+use highwater_wire::kafka::ResponseError;
+use highwater_wire::kafka::messages::{BrokerId, TopicName};
+use highwater_wire::kafka::protocol::StrBytes;
+
+/// Topics that belong to the protocol itself (Kafka's `Topic.INTERNAL_TOPICS`).
+const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+
+pub fn is_internal(topic: &str) -> bool {
+    INTERNAL_TOPICS.contains(&topic)
+}
+
+/// An error code with the text for the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    pub code: i16,
+    pub message: String,
+}
+
+impl Denied {
+    pub fn new(error: ResponseError, message: impl Into<String>) -> Denied {
+        Denied { code: error.code(), message: message.into() }
+    }
+
+    /// The text as the protocol's type.
+    pub fn text(&self) -> Option<StrBytes> {
+        Some(StrBytes::from_string(self.message.clone()))
+    }
+}
+
+pub fn broker_id(node: NodeId) -> BrokerId {
+    BrokerId(i32::try_from(node).unwrap_or(-1))
+}
+
+pub fn name(text: &str) -> TopicName {
+    TopicName(StrBytes::from_string(text.to_owned()))
+}
+
+pub fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// A partition as Metadata and DescribeTopicPartitions show it.
+pub struct PartitionView {
+    pub error_code: i16,
+    pub leader: BrokerId,
+    pub leader_epoch: i32,
+    pub replicas: Vec<BrokerId>,
+    pub in_sync: Vec<BrokerId>,
+    pub offline: Vec<BrokerId>,
+}
+
+impl PartitionView {
+    pub fn new(state: &ClusterState, partition: &Partition) -> PartitionView {
+        let ids = |nodes: &[NodeId]| nodes.iter().copied().map(broker_id).collect::<Vec<_>>();
+        let leader = partition.leader.map_or(BrokerId(-1), broker_id);
+        let error = if leader.0 < 0 { ResponseError::LeaderNotAvailable.code() } else { 0 };
+        let offline = partition.replicas.iter().filter(|node| !state.brokers.contains_key(node));
+        PartitionView {
+            error_code: error,
+            leader,
+            leader_epoch: partition.leader_epoch,
+            replicas: ids(&partition.replicas),
+            in_sync: ids(&partition.isr),
+            offline: offline.copied().map(broker_id).collect(),
+        }
+    }
+}
+
+/// The node that answers for the cluster: this one, or the lowest that is registered.
+pub fn controller(state: &ClusterState, own: NodeId) -> BrokerId {
+    let known = state.brokers.contains_key(&own).then_some(own);
+    known.or_else(|| state.brokers.keys().next().copied()).map_or(BrokerId(-1), broker_id)
+}
+
+/// Items that stand more than once.
+pub fn duplicates<'a, T: Ord + Clone + 'a>(items: impl IntoIterator<Item = &'a T>) -> BTreeSet<T> {
+    let mut seen = BTreeSet::new();
+    let mut twice = BTreeSet::new();
+    for item in items {
+        if !seen.insert(item) {
+            twice.insert(item.clone());
+        }
+    }
+    twice
+}
+
+/// A request's timeout as a duration, at least a moment and at most a minute.
+pub fn wait(timeout_ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0).clamp(1_000, 60_000))
+}
+
+/// The topic of a request that names it by id, if it names one.
+pub fn topic_id(id: uuid::Uuid) -> Option<TopicId> {
+    (!id.is_nil()).then_some(TopicId(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_are_found_once_each() {
+        assert_eq!(duplicates(&["a", "b", "a", "a", "c"]), BTreeSet::from(["a"]));
+        assert!(duplicates(&["a", "b"]).is_empty());
+    }
+}

@@ -1,0 +1,72 @@
+//! ApiVersions (KIP-35, KIP-511): exactly what is served, and nothing else. No feature is finalized: group and
+//! transaction protocols that features would announce are not served.
+
+use std::sync::Arc;
+
+use highwater_wire::api;
+use highwater_wire::kafka::ResponseError;
+use highwater_wire::kafka::messages::api_versions_response::ApiVersion;
+use highwater_wire::kafka::messages::{ApiVersionsRequest, ApiVersionsResponse};
+
+use crate::node::Node;
+
+const NAMED_CLIENTS_SINCE: i16 = 3;
+
+pub async fn handle(_node: &Arc<Node>, version: i16, request: ApiVersionsRequest) -> ApiVersionsResponse {
+    respond(version, &request)
+}
+
+fn respond(version: i16, request: &ApiVersionsRequest) -> ApiVersionsResponse {
+    let is_named = is_software_name(&request.client_software_name)
+        && is_software_name(&request.client_software_version);
+    if version >= NAMED_CLIENTS_SINCE && !is_named {
+        return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
+    }
+    ApiVersionsResponse::default().with_api_keys(served())
+}
+
+/// The table of what is served, as clients read it.
+pub fn served() -> Vec<ApiVersion> {
+    let entry = |range: &api::ApiRange| {
+        ApiVersion::default()
+            .with_api_key(range.key)
+            .with_min_version(range.advertised_min)
+            .with_max_version(range.max)
+    };
+    api::SERVED.iter().map(entry).collect()
+}
+
+/// `[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?`, as KIP-511 has it.
+fn is_software_name(text: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_wire::kafka::protocol::StrBytes;
+
+    use super::*;
+
+    fn named(name: &'static str, version: &'static str) -> ApiVersionsRequest {
+        ApiVersionsRequest::default()
+            .with_client_software_name(StrBytes::from_static_str(name))
+            .with_client_software_version(StrBytes::from_static_str(version))
+    }
+
+    #[test]
+    fn what_is_served_is_listed_and_names_are_checked_from_version_3() {
+        let answer = respond(4, &named("librdkafka", "2.15.0"));
+        assert_eq!(answer.error_code, 0);
+        assert_eq!(answer.api_keys.len(), api::SERVED.len());
+        assert!(answer.supported_features.is_empty() && answer.finalized_features.is_empty());
+        for bad in ["", "-a", "a b", "a\n", "a-"] {
+            assert_eq!(respond(3, &named(bad, "1")).error_code, 42, "{bad:?}");
+            assert_eq!(respond(3, &named("x", bad)).error_code, 42, "{bad:?}");
+            assert_eq!(respond(2, &named(bad, "1")).error_code, 0, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! DescribeConfigs v1 to v4: settings of topics, and of this broker (read-only: they are flags of `serve`).
+
+use std::sync::Arc;
+
+use highwater_coordinator::core::{ClusterState, Topic};
+use highwater_model::topic_config::{CONFIG_DEFS, ConfigDef, ConfigKind};
+use highwater_model::topic_name;
+use highwater_wire::kafka::ResponseError;
+use highwater_wire::kafka::messages::create_topics_response::CreatableTopicConfigs;
+use highwater_wire::kafka::messages::describe_configs_request::DescribeConfigsResource;
+use highwater_wire::kafka::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use highwater_wire::kafka::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+
+use super::admin::{self, Denied};
+use crate::node::Node;
+use crate::settings::Settings;
+
+pub const TOPIC: i8 = 2;
+pub const BROKER: i8 = 4;
+
+/// Where a value comes from (KIP-226).
+const TOPIC_SOURCE: i8 = 1;
+const STATIC_BROKER_SOURCE: i8 = 4;
+const DEFAULT_SOURCE: i8 = 5;
+
+pub async fn handle(node: &Arc<Node>, _version: i16, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
+    let state = node.coordinator.state();
+    let asked = Asked { synonyms: request.include_synonyms, documentation: request.include_documentation };
+    let results = request.resources.into_iter().map(|resource| {
+        let found = match resource.resource_type {
+            TOPIC => topic_configs(&state, &resource, asked),
+            BROKER => broker_configs(&node.settings, &resource, asked),
+            other => Err(Denied::new(
+                ResponseError::InvalidRequest,
+                format!("Unsupported resource type: {other}"),
+            )),
+        };
+        let result = DescribeConfigsResult::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name);
+        match found {
+            Ok(configs) => result.with_configs(configs),
+            Err(denied) => result.with_error_code(denied.code).with_error_message(denied.text()),
+        }
+    });
+    DescribeConfigsResponse::default().with_results(results.collect())
+}
+
+#[derive(Clone, Copy)]
+struct Asked {
+    synonyms: bool,
+    documentation: bool,
+}
+
+/// Whether the resource asks for the setting; no list and an empty one ask for all.
+fn wants(resource: &DescribeConfigsResource, name: &str) -> bool {
+    match resource.configuration_keys.as_deref() {
+        None | Some([]) => true,
+        Some(keys) => keys.iter().any(|key| key.as_str() == name),
+    }
+}
+
+fn topic_configs(
+    state: &ClusterState,
+    resource: &DescribeConfigsResource,
+    asked: Asked,
+) -> Result<Vec<DescribeConfigsResourceResult>, Denied> {
+    let name = resource.resource_name.as_str();
+    topic_name::validate(name)
+        .map_err(|e| Denied::new(ResponseError::InvalidTopicException, e.to_string()))?;
+    let topic = state.topic_by_name(name).ok_or_else(|| {
+        Denied::new(ResponseError::UnknownTopicOrPartition, "This server does not host this topic-partition.")
+    })?;
+    let wanted = CONFIG_DEFS.iter().filter(|def| wants(resource, def.name));
+    Ok(wanted.map(|def| topic_config(topic, def, asked)).collect())
+}
+
+fn topic_config(topic: &Topic, def: &ConfigDef, asked: Asked) -> DescribeConfigsResourceResult {
+    let given = topic.overrides.get(def.name).map(String::as_str);
+    let synonym = |name: &str, value: &str, source: i8| {
+        DescribeConfigsSynonym::default()
+            .with_name(admin::text(name))
+            .with_value(Some(admin::text(value)))
+            .with_source(source)
+    };
+    let mut synonyms = Vec::new();
+    if asked.synonyms {
+        synonyms.extend(given.map(|value| synonym(def.name, value, TOPIC_SOURCE)));
+        let broker_name = if def.synonym.is_empty() { def.name } else { def.synonym };
+        synonyms.push(synonym(broker_name, def.default, DEFAULT_SOURCE));
+    }
+    DescribeConfigsResourceResult::default()
+        .with_name(admin::text(def.name))
+        .with_value(Some(admin::text(given.unwrap_or(def.default))))
+        .with_config_source(if given.is_some() { TOPIC_SOURCE } else { DEFAULT_SOURCE })
+        .with_synonyms(synonyms)
+        .with_config_type(def.kind as i8)
+        .with_documentation(asked.documentation.then(|| admin::text(def.documentation)))
+}
+
+/// The settings of a topic as CreateTopics answers them (KIP-525).
+pub fn created_configs(overrides: &std::collections::BTreeMap<String, String>) -> Vec<CreatableTopicConfigs> {
+    let entry = |def: &ConfigDef| {
+        let given = overrides.get(def.name).map(String::as_str);
+        CreatableTopicConfigs::default()
+            .with_name(admin::text(def.name))
+            .with_value(Some(admin::text(given.unwrap_or(def.default))))
+            .with_config_source(if given.is_some() { TOPIC_SOURCE } else { DEFAULT_SOURCE })
+    };
+    CONFIG_DEFS.iter().map(entry).collect()
+}
+
+struct BrokerConfig {
+    name: &'static str,
+    value: String,
+    kind: ConfigKind,
+    is_default: bool,
+    documentation: &'static str,
+}
+
+fn broker_configs(
+    settings: &Settings,
+    resource: &DescribeConfigsResource,
+    asked: Asked,
+) -> Result<Vec<DescribeConfigsResourceResult>, Denied> {
+    let name = resource.resource_name.as_str();
+    if name.is_empty() {
+        // The settings of all brokers together: nothing is kept there.
+        return Ok(Vec::new());
+    }
+    if name != settings.node_id.to_string() {
+        let own = settings.node_id;
+        let text = format!("Unexpected broker id, expected {own} or empty string, but received {name}");
+        return Err(Denied::new(ResponseError::InvalidRequest, text));
+    }
+    let configs = all_broker_configs(settings);
+    let wanted = configs.iter().filter(|config| wants(resource, config.name));
+    Ok(wanted.map(|config| broker_config(config, asked)).collect())
+}
+
+fn broker_config(config: &BrokerConfig, asked: Asked) -> DescribeConfigsResourceResult {
+    let source = if config.is_default { DEFAULT_SOURCE } else { STATIC_BROKER_SOURCE };
+    let value = Some(admin::text(&config.value));
+    let synonym = DescribeConfigsSynonym::default()
+        .with_name(admin::text(config.name))
+        .with_value(value.clone())
+        .with_source(source);
+    DescribeConfigsResourceResult::default()
+        .with_name(admin::text(config.name))
+        .with_value(value)
+        .with_read_only(true)
+        .with_config_source(source)
+        .with_synonyms(if asked.synonyms { vec![synonym] } else { Vec::new() })
+        .with_config_type(config.kind as i8)
+        .with_documentation(asked.documentation.then(|| admin::text(config.documentation)))
+}
+
+/// This broker's settings by Kafka's names, as far as they have one, and the defaults of topics.
+fn all_broker_configs(settings: &Settings) -> Vec<BrokerConfig> {
+    use ConfigKind::{Boolean, Int, Long, String};
+    let defaults = Settings::default();
+    let own = |name, value: std::string::String, kind, is_default, documentation| BrokerConfig {
+        name,
+        value,
+        kind,
+        is_default,
+        documentation,
+    };
+    let partitions = settings.default_partitions;
+    let mut configs = vec![
+        own("node.id", settings.node_id.to_string(), Int, false, "This node's id."),
+        own("broker.id", settings.node_id.to_string(), Int, false, "This node's id."),
+        own("process.roles", "broker,controller".into(), String, true, "What this process does."),
+        own("log.dirs", settings.data_dir.display().to_string(), String, false, "Directory of the local log."),
+        own(
+            "auto.create.topics.enable",
+            settings.auto_create_topics.to_string(),
+            Boolean,
+            settings.auto_create_topics == defaults.auto_create_topics,
+            "Whether a topic is created when a client asks for it.",
+        ),
+        own(
+            "num.partitions",
+            partitions.to_string(),
+            Int,
+            partitions == defaults.default_partitions,
+            "Partitions of a topic that is created without saying how many.",
+        ),
+        own("default.replication.factor", "1".into(), Int, true, "Replicas of a topic by default."),
+        own(
+            "fetch.max.bytes",
+            settings.fetch_bytes_max.to_string(),
+            Int,
+            settings.fetch_bytes_max == defaults.fetch_bytes_max,
+            "Most bytes of records in one answer to a fetch.",
+        ),
+        own(
+            "connections.max.idle.ms",
+            settings.connection_idle_ms.to_string(),
+            Long,
+            settings.connection_idle_ms == defaults.connection_idle_ms,
+            "A connection that has been silent for this long is closed.",
+        ),
+        own(
+            "socket.request.max.bytes",
+            highwater_model::limits::REQUEST_BYTES_MAX.to_string(),
+            Int,
+            true,
+            "Largest request.",
+        ),
+        own("delete.topic.enable", "true".into(), Boolean, true, "Whether topics can be deleted."),
+        own("remote.log.storage.system.enable", "true".into(), Boolean, true, "Whether there is a tier."),
+    ];
+    let mut names: Vec<&str> = configs.iter().map(|config| config.name).collect();
+    for def in CONFIG_DEFS.iter().filter(|def| !def.synonym.is_empty()) {
+        if !names.contains(&def.synonym) {
+            names.push(def.synonym);
+            configs.push(own(def.synonym, def.default.to_owned(), def.kind, true, def.documentation));
+        }
+    }
+    configs
+}

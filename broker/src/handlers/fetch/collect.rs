@@ -1,0 +1,128 @@
+//! One look at every partition of a fetch, in order, within the fetch's bytes.
+
+use std::sync::Arc;
+
+use highwater_model::OffsetBounds;
+use highwater_model::limits::TIER_PARTITIONS_PER_FETCH_MAX;
+use highwater_wire::fetch_response::{Chunk, EpochEnd};
+
+use super::Fetch;
+use crate::core::fetch_plan::FetchBudget;
+use crate::core::fetch_session::{FetchContext, TopicKey, Want};
+use crate::handlers::topics::{find_partition, unavailable_code};
+use crate::handlers::errors;
+use crate::node::Node;
+use crate::partition::{LocalRead, Look, Partition, ReadRefusal};
+
+/// A partition to fetch from, or the error code why it is none.
+pub(super) type Target = Result<Arc<Partition>, i16>;
+
+/// What was found for one target.
+#[derive(Default)]
+pub(super) struct Finding {
+    pub code: i16,
+    pub bounds: Option<OffsetBounds>,
+    pub diverging: Option<EpochEnd>,
+    /// From the tier; comes before what is local.
+    pub rebuilt: Vec<Chunk>,
+    pub local: LocalRead,
+}
+
+impl Finding {
+    pub fn error(code: i16) -> Finding {
+        Finding { code, ..Finding::default() }
+    }
+}
+
+/// A read from the tier that the fetch needs.
+pub(super) struct TierWant {
+    /// Index of the target.
+    pub target: usize,
+    pub start: i64,
+    pub bytes: usize,
+}
+
+/// The state of a fetch after one look.
+#[derive(Default)]
+pub(super) struct Collected {
+    pub findings: Vec<Finding>,
+    pub tier: Vec<TierWant>,
+    pub bytes: usize,
+    /// Something that the client must be told now.
+    pub is_urgent: bool,
+}
+
+/// The partitions behind the targets of a context.
+pub(super) fn resolve(node: &Node, context: &FetchContext) -> Vec<Target> {
+    let view = node.partitions.view();
+    let find = |key: &TopicKey| match key {
+        TopicKey::Name(name) => view.by_name(name).ok_or(errors::UNKNOWN_TOPIC_OR_PARTITION),
+        TopicKey::Id(id) => view.by_id(*id).ok_or(errors::UNKNOWN_TOPIC_ID),
+    };
+    let targets = context.targets.iter();
+    targets.map(|(key, _)| find_partition(find(&key.topic)?, key.partition).cloned()).collect()
+}
+
+impl Fetch {
+    /// Looks at every partition; reads nothing but index entries.
+    pub(super) fn collect(&self) -> Collected {
+        let mut collected = Collected::default();
+        collected.findings.reserve(self.targets.len());
+        let mut budget = FetchBudget::new(self.max_bytes, self.node.settings.fetch_bytes_max);
+        for (at, ((_, want), target)) in self.context.targets.iter().zip(&self.targets).enumerate() {
+            let finding = match target {
+                Err(code) => Finding::error(*code),
+                Ok(partition) => self.look_at(at, partition, want, &mut budget, &mut collected.tier),
+            };
+            collected.bytes += finding.local.bytes;
+            collected.is_urgent |= finding.code != errors::NONE || finding.diverging.is_some();
+            collected.findings.push(finding);
+        }
+        collected
+    }
+
+    fn look_at(
+        &self,
+        at: usize,
+        partition: &Partition,
+        want: &Want,
+        budget: &mut FetchBudget,
+        tier: &mut Vec<TierWant>,
+    ) -> Finding {
+        let grant = budget.grant(want.bytes_max);
+        let (look, bounds) = match partition.look(want, grant) {
+            Ok(found) => found,
+            Err(refusal) => return Finding::error(self.refused(partition, &refusal)),
+        };
+        let mut finding = Finding { bounds: Some(bounds), ..Finding::default() };
+        match look {
+            Look::Empty => {}
+            Look::Local(local) => {
+                budget.spend(local.bytes);
+                finding.local = local;
+            }
+            Look::Tier { .. } => {
+                if let Some(grant) = grant.filter(|_| tier.len() < TIER_PARTITIONS_PER_FETCH_MAX) {
+                    budget.spend(grant.bytes.max(1));
+                    tier.push(TierWant { target: at, start: want.fetch_offset, bytes: grant.bytes });
+                }
+            }
+            Look::OutOfRange => return Finding::error(errors::OFFSET_OUT_OF_RANGE),
+            Look::Fenced => return Finding::error(errors::FENCED_LEADER_EPOCH),
+            Look::UnknownEpoch => return Finding::error(errors::UNKNOWN_LEADER_EPOCH),
+            Look::Diverging { epoch, end_offset } => finding.diverging = Some(EpochEnd { epoch, end_offset }),
+        }
+        finding
+    }
+
+    /// The code for a refused read; what an operator must see is logged.
+    pub(super) fn refused(&self, partition: &Partition, refusal: &ReadRefusal) -> i16 {
+        match refusal {
+            ReadRefusal::Unavailable(unavailable) => unavailable_code(unavailable),
+            ReadRefusal::Log(e) => {
+                tracing::error!(topic = %partition.topic, partition = partition.tp.partition, "cannot read: {e}");
+                errors::KAFKA_STORAGE_ERROR
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Produce (versions 3 to 13): batches judged, appended, acknowledged.
+//!
+//! A request takes effect where it is read, in the connection's task: each batch is judged without a lock, then appended
+//! under its partition's lock. Only topics that flush before they acknowledge make the answer wait.
+//! Errors are told per partition. Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes as sent).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use highwater_model::Offset;
+use highwater_wire::kafka::messages::produce_request::PartitionProduceData;
+use highwater_wire::kafka::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+};
+use highwater_wire::kafka::messages::{ProduceRequest, ProduceResponse};
+use highwater_wire::kafka::protocol::StrBytes;
+use highwater_wire::{BatchRefusal, validate_produce};
+
+use super::topics::{find_partition, find_topic, unavailable_code};
+use super::{Call, decode, encode, errors};
+use crate::metrics::RefusedKind;
+use crate::net::reply::{Answer, CloseReason, Reply};
+use crate::node::Node;
+use crate::partition::registry::Topic;
+use crate::partition::{AppendRefusal, Appended, Partition};
+
+/// First version that names topics by id.
+const IDS_SINCE: i16 = 13;
+/// First version that may carry zstd (KIP-110).
+const ZSTD_SINCE: i16 = 7;
+const ACKS_ALL: i16 = -1;
+
+thread_local! {
+    /// Where batches are decompressed to be judged; its size is bounded by `validate_produce`.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An acknowledgement that waits for its partition's flush.
+struct FlushWait {
+    partition: Arc<Partition>,
+    end: Offset,
+    topic: usize,
+    index: usize,
+}
+
+/// A refused batch.
+struct Refused {
+    code: i16,
+    message: Option<String>,
+    record: Option<i32>,
+}
+
+impl Refused {
+    fn code(code: i16) -> Refused {
+        Refused { code, message: None, record: None }
+    }
+
+    fn told(code: i16, message: impl ToString) -> Refused {
+        Refused { code, message: Some(message.to_string()), record: None }
+    }
+}
+
+/// What holds for all batches of a request.
+struct Context<'a> {
+    node: &'a Arc<Node>,
+    version: i16,
+    acks: i16,
+    now_ms: i64,
+    /// The whole request is refused, e.g. for its acks.
+    refusal: Option<(i16, &'static str)>,
+}
+
+/// Appends what the request brings, in order, and answers.
+pub fn begin(call: Call<'_>) -> Answer {
+    let request = match decode::<ProduceRequest>(call.body.clone(), call.version) {
+        Ok(request) => request,
+        Err(reason) => return Answer::Close(reason),
+    };
+    let refusal = refuse_request(&request);
+    let (acks, timeout_ms) = (request.acks, request.timeout_ms);
+    let context = Context { node: call.node, version: call.version, acks, now_ms: call.node.now_ms(), refusal };
+    let view = call.node.partitions.view();
+    let mut waits = Vec::new();
+    let mut topics = Vec::with_capacity(request.topic_data.len());
+    for data in request.topic_data {
+        let topic = find_topic(&view, call.version >= IDS_SINCE, &data.name, data.topic_id);
+        let mut partitions = Vec::with_capacity(data.partition_data.len());
+        for partition in data.partition_data {
+            let index = partitions.len();
+            let response = PartitionProduceResponse::default().with_index(partition.index);
+            partitions.push(match produce_one(&context, topic, partition) {
+                Ok((partition, appended)) => {
+                    if appended.waits_for_flush {
+                        let end = appended.next_offset;
+                        waits.push(FlushWait { partition, end, topic: topics.len(), index });
+                    }
+                    accepted(response, &appended)
+                }
+                Err(refused) => refused_response(response, refused),
+            });
+        }
+        let topic = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
+        topics.push(topic.with_partition_responses(partitions));
+    }
+    let response = ProduceResponse::default().with_responses(topics);
+    answer(&call, acks, timeout_ms, response, waits)
+}
+
+fn refuse_request(request: &ProduceRequest) -> Option<(i16, &'static str)> {
+    if request.transactional_id.is_some() {
+        return Some((errors::INVALID_TXN_STATE, "transactions are not served yet"));
+    }
+    if !(ACKS_ALL..=1).contains(&request.acks) {
+        return Some((errors::INVALID_REQUIRED_ACKS, "acks must be -1, 0 or 1"));
+    }
+    None
+}
+
+fn produce_one(
+    context: &Context<'_>,
+    topic: Result<&Arc<Topic>, i16>,
+    data: PartitionProduceData,
+) -> Result<(Arc<Partition>, Appended), Refused> {
+    let node = context.node;
+    if let Some((code, message)) = context.refusal {
+        return Err(Refused::told(code, message));
+    }
+    let partition = topic.and_then(|topic| find_partition(topic, data.index)).map_err(Refused::code)?;
+    if node.disk.is_full() {
+        return Err(Refused::told(errors::KAFKA_STORAGE_ERROR, "the broker's disk is full"));
+    }
+    let terms = partition.terms();
+    if context.acks == ACKS_ALL && terms.config.min_insync_replicas > 1 {
+        return Err(Refused::code(errors::NOT_ENOUGH_REPLICAS));
+    }
+    let mut rules = terms.rules;
+    rules.zstd_allowed = context.version >= ZSTD_SINCE;
+    let records = data.records.unwrap_or_else(Bytes::new);
+    let batch = SCRATCH
+        .with_borrow_mut(|scratch| validate_produce(&records, &rules, context.now_ms, scratch))
+        .map_err(|refusal| refused_batch(node, &refusal))?;
+    if batch.header.is_transactional() {
+        return Err(Refused::told(errors::INVALID_TXN_STATE, "transactions are not served yet"));
+    }
+    let appended = partition.append(node, &terms, &batch, context.now_ms).map_err(|e| refused_append(node, &e))?;
+    if !appended.is_duplicate {
+        node.metrics.produced_records.inc_by(u64::from(batch.header.record_count.unsigned_abs()));
+        node.metrics.produced_bytes.inc_by(batch.bytes.len() as u64);
+    }
+    Ok((partition.clone(), appended))
+}
+
+fn refused_batch(node: &Node, refusal: &BatchRefusal) -> Refused {
+    node.metrics.refused(RefusedKind::Batch);
+    let record = refusal.record_index();
+    Refused { code: refusal.error_code(), message: Some(refusal.to_string()), record }
+}
+
+fn refused_append(node: &Node, refusal: &AppendRefusal) -> Refused {
+    let code = match refusal {
+        AppendRefusal::Unavailable(unavailable) => unavailable_code(unavailable),
+        AppendRefusal::Sequence(sequence) => {
+            node.metrics.refused(RefusedKind::Sequence);
+            sequence.error_code()
+        }
+        AppendRefusal::DiskFull | AppendRefusal::Storage(_) => errors::KAFKA_STORAGE_ERROR,
+    };
+    Refused::told(code, refusal)
+}
+
+fn accepted(response: PartitionProduceResponse, appended: &Appended) -> PartitionProduceResponse {
+    response
+        .with_base_offset(appended.base_offset)
+        .with_log_append_time_ms(appended.log_append_time_ms)
+        .with_log_start_offset(appended.log_start)
+}
+
+fn refused_response(response: PartitionProduceResponse, refused: Refused) -> PartitionProduceResponse {
+    let message = refused.message.map(StrBytes::from_string);
+    let records = refused.record.map(|index| {
+        BatchIndexAndErrorMessage::default()
+            .with_batch_index(index)
+            .with_batch_index_error_message(message.clone())
+    });
+    response
+        .with_error_code(refused.code)
+        .with_base_offset(-1)
+        .with_log_append_time_ms(-1)
+        .with_log_start_offset(-1)
+        .with_error_message(message)
+        .with_record_errors(records.into_iter().collect())
+}
+
+fn first_error(response: &ProduceResponse) -> Option<i16> {
+    let partitions = response.responses.iter().flat_map(|topic| &topic.partition_responses);
+    partitions.map(|partition| partition.error_code).find(|code| *code != errors::NONE)
+}
+
+fn answer(
+    call: &Call<'_>,
+    acks: i16,
+    timeout_ms: i32,
+    response: ProduceResponse,
+    waits: Vec<FlushWait>,
+) -> Answer {
+    if let Some(code) = first_error(&response) {
+        call.node.metrics.request_error(call.api_key);
+        if acks == 0 {
+            // The producer reads no answer; a closed connection is how it learns (as in Kafka).
+            return Answer::Close(CloseReason::new(format!("produce with acks=0 failed with error {code}")));
+        }
+    }
+    if acks == 0 {
+        return Answer::Silent;
+    }
+    let (api_key, correlation_id, version) = (call.api_key, call.correlation_id, call.version);
+    if waits.is_empty() {
+        return match encode(api_key, correlation_id, version, &response) {
+            Ok(reply) => Answer::Now(reply),
+            Err(reason) => Answer::Close(reason),
+        };
+    }
+    let timeout = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+    Answer::Later(Box::pin(async move {
+        let response = wait_for_flush(response, waits, timeout).await;
+        let reply: Result<Reply, CloseReason> = encode(api_key, correlation_id, version, &response);
+        reply
+    }))
+}
+
+async fn wait_for_flush(mut response: ProduceResponse, waits: Vec<FlushWait>, timeout: Duration) -> ProduceResponse {
+    let deadline = tokio::time::Instant::now() + timeout;
+    for wait in waits {
+        let refused = match tokio::time::timeout_at(deadline, wait.partition.wait_flushed(wait.end)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(unavailable)) => Refused::told(unavailable_code(&unavailable), &unavailable),
+            Err(_) => Refused::code(errors::REQUEST_TIMED_OUT),
+        };
+        let slot = &mut response.responses[wait.topic].partition_responses[wait.index];
+        let index = slot.index;
+        *slot = refused_response(PartitionProduceResponse::default().with_index(index), refused);
+    }
+    response
+}
+
