@@ -1,7 +1,8 @@
-//! The table of what is served: API keys and versions, as Apache Kafka 4.1 serves them to clients, ends included.
+//! The table of what is served: API keys and versions, as Apache Kafka 4.1 serves them to clients, ends
+//! included.
 //!
-//! ApiVersions answers, the dispatcher and the shape check all read this one table, so that nothing is advertised that
-//! is not decoded, and nothing decoded that is not served.
+//! ApiVersions answers, the dispatcher and the shape check all read this one table, so that nothing is
+//! advertised that is not decoded, and nothing decoded that is not served.
 
 pub const PRODUCE: i16 = 0;
 pub const FETCH: i16 = 1;
@@ -29,8 +30,8 @@ pub struct ApiRange {
     pub name: &'static str,
     pub min: i16,
     pub max: i16,
-    /// What ApiVersions says the oldest is. Lower than `min` for Produce alone: librdkafka up to 2.x turns compression
-    /// off towards a broker that does not list Produce 0, and never sends it (KAFKA-18659).
+    /// What ApiVersions says the oldest is. Lower than `min` for Produce alone: librdkafka up to 2.x turns
+    /// compression off towards a broker that does not list Produce 0, and never sends it (KAFKA-18659).
     pub advertised_min: i16,
     /// First version with compact lengths and tagged fields (KIP-482).
     pub flexible_since: i16,
@@ -91,8 +92,8 @@ pub fn request_header_version(key: i16, version: i16) -> Option<i16> {
     Some(if range.is_flexible(version) { 2 } else { 1 })
 }
 
-/// Version of the response header: 1 has tagged fields. ApiVersions has 0 at every version, because a client that
-/// has yet to learn the broker's versions must be able to read it (KIP-511).
+/// Version of the response header: 1 has tagged fields. ApiVersions has 0 at every version, because a client
+/// that has yet to learn the broker's versions must be able to read it (KIP-511).
 pub fn response_header_version(key: i16, version: i16) -> i16 {
     let is_flexible = find(key).is_some_and(|range| range.is_flexible(version));
     i16::from(is_flexible && key != API_VERSIONS)

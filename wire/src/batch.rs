@@ -1,9 +1,9 @@
 //! The header of a RecordBatch v2 (KIP-98), its CRC, and walking batches that lie one after another.
 //!
-//! Owns the byte layout of the header and nothing else: records are read by `records`, codecs by `codec`, a client's
-//! batch is judged by `validate`. Must not allocate. Every length is checked against the bytes at hand before use.
-//! Holds invariants 14 (batch bytes are not re-encoded: only the first 16 bytes, which the CRC leaves out, are ever
-//! stamped) and 19 (the checksum is checked here, whoever the bytes come from).
+//! Owns the byte layout of the header and nothing else: records are read by `records`, codecs by `codec`, a
+//! client's batch is judged by `validate`. Must not allocate. Every length is checked against the bytes at
+//! hand before use. Holds invariants 14 (batch bytes are not re-encoded: only the first 16 bytes, which the
+//! CRC leaves out, are ever stamped) and 19 (the checksum is checked here, whoever the bytes come from).
 
 use crate::codec::Codec;
 
@@ -76,8 +76,9 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// Reads the header at the start of `bytes`, which need hold no more than the header. Checks the format, that the
-    /// length covers a header, and that delta and count are not negative; not the CRC, nor that the batch is whole.
+    /// Reads the header at the start of `bytes`, which need hold no more than the header. Checks the format,
+    /// that the length covers a header, and that delta and count are not negative; not the CRC, nor that the
+    /// batch is whole.
     ///
     /// # Errors
     /// `Truncated`, `Magic`, `Length` or `Counts`.
@@ -142,13 +143,15 @@ impl BatchHeader {
         LENGTH_PREFIX_BYTES + self.batch_length as usize
     }
 
-    /// Offset after the batch's last one. Saturates; an offset that high is refused where offsets are assigned.
+    /// Offset after the batch's last one. Saturates; an offset that high is refused where offsets are
+    /// assigned.
     #[inline]
     pub fn next_offset(&self) -> i64 {
         self.base_offset.saturating_add(i64::from(self.last_offset_delta)).saturating_add(1)
     }
 
-    /// Sequence number of the last record, which wraps from `i32::MAX` to 0 as in Kafka; -1 without a producer.
+    /// Sequence number of the last record, which wraps from `i32::MAX` to 0 as in Kafka; -1 without a
+    /// producer.
     pub fn last_sequence(&self) -> i32 {
         if self.base_sequence < 0 {
             return -1;
@@ -172,7 +175,8 @@ impl BatchHeader {
         }
     }
 
-    /// The timestamp of a record with this delta. Wraps as Java does: producers encode -1 after `i64::MAX` that way.
+    /// The timestamp of a record with this delta. Wraps as Java does: producers encode -1 after `i64::MAX`
+    /// that way.
     #[inline]
     pub fn record_timestamp(&self, timestamp_delta: i64) -> i64 {
         match self.timestamp_type() {
@@ -267,8 +271,8 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     *bytes[at..].first_chunk().expect("callers have checked that the header is there")
 }
 
-/// Walks batches that lie one after another. Yields each header with the whole batch's bytes; a tail that holds less
-/// than a batch yields `Truncated`. Ends after the first error. Checks no CRC.
+/// Walks batches that lie one after another. Yields each header with the whole batch's bytes; a tail that
+/// holds less than a batch yields `Truncated`. Ends after the first error. Checks no CRC.
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     rest: &'a [u8],

@@ -1,5 +1,5 @@
-//! Building a batch from records: for our own client, for tests and for benches. The broker never builds what a
-//! producer sent (invariant 14).
+//! Building a batch from records: for our own client, for tests and for benches. The broker never builds what
+//! a producer sent (invariant 14).
 
 use bytes::Bytes;
 
@@ -88,7 +88,8 @@ impl BatchBuilder {
         self.push_at(self.last_offset_delta + 1, timestamp, key, value, headers);
     }
 
-    /// Adds a record at an offset of its own, which leaves a gap: what compaction makes and no producer may send.
+    /// Adds a record at an offset of its own, which leaves a gap: what compaction makes and no producer may
+    /// send.
     ///
     /// # Panics
     /// When `offset_delta` does not grow, or the batch passes 2 GiB.

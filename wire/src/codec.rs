@@ -1,8 +1,9 @@
 //! The compression codecs of a batch: decoding within a cap, and encoding for our own client and for tests.
 //!
-//! Owns what each codec's bytes look like inside a batch: gzip members, snappy raw or in the Java client's framing, lz4
-//! frames, zstd frames. Must not trust any length that the bytes claim: output grows only as it is produced and never
-//! over the cap, so a decompression bomb costs at most the cap (invariant 16). Never panics on bad input.
+//! Owns what each codec's bytes look like inside a batch: gzip members, snappy raw or in the Java client's
+//! framing, lz4 frames, zstd frames. Must not trust any length that the bytes claim: output grows only as it
+//! is produced and never over the cap, so a decompression bomb costs at most the cap (invariant 16). Never
+//! panics on bad input.
 
 mod lz4;
 #[cfg(test)]
@@ -83,8 +84,8 @@ pub fn decompress_into(
     Ok(())
 }
 
-/// As `decompress_into`, but `out` may stay longer than what was decoded, whose length is returned: a buffer used again
-/// and again this way is zeroed only once.
+/// As `decompress_into`, but `out` may stay longer than what was decoded, whose length is returned: a buffer
+/// used again and again this way is zeroed only once.
 ///
 /// # Errors
 /// As `decompress_into`.
@@ -160,7 +161,8 @@ fn gunzip(input: &[u8], cap_bytes: usize, out: &mut Vec<u8>) -> Result<usize, Co
     }
 }
 
-/// What the Java client (and those that copy it) puts before snappy blocks, each of which has a length of its own.
+/// What the Java client (and those that copy it) puts before snappy blocks, each of which has a length of its
+/// own.
 const SNAPPY_FRAMING: &[u8; 8] = b"\x82SNAPPY\0";
 /// The framing with its version and lowest compatible version.
 const SNAPPY_FRAMING_BYTES: usize = 16;

@@ -1,8 +1,9 @@
-//! Encoding a Fetch response (versions 4 to 18) as a list of chunks, so that records go from the log to the socket
-//! without passing through a buffer here.
+//! Encoding a Fetch response (versions 4 to 18) as a list of chunks, so that records go from the log to the
+//! socket without passing through a buffer here.
 //!
-//! Owns the layout of the response. All that is not records is written into one buffer and cut around the record chunks
-//! at the end; a chunk is a slice of memory or of a file. Must not read what records say (invariant 14).
+//! Owns the layout of the response. All that is not records is written into one buffer and cut around the
+//! record chunks at the end; a chunk is a slice of memory or of a file. Must not read what records say
+//! (invariant 14).
 
 use std::fs::File;
 use std::sync::Arc;

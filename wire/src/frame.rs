@@ -1,7 +1,7 @@
 //! The head of a request frame and of a response frame.
 //!
-//! Owns the fields before the body. Reads them within bounds and without copying: the client id is a slice of the frame.
-//! Must not look into the body; that is `shape`.
+//! Owns the fields before the body. Reads them within bounds and without copying: the client id is a slice of
+//! the frame. Must not look into the body; that is `shape`.
 
 use bytes::{BufMut, Bytes};
 use highwater_model::limits::CLIENT_ID_BYTES_MAX;
@@ -29,15 +29,17 @@ pub struct RequestHead {
     pub api_key: i16,
     pub api_version: i16,
     pub correlation_id: i32,
-    /// As sent; Kafka takes it for UTF-8 without checking. `None` when null, or when the request is not served.
+    /// As sent; Kafka takes it for UTF-8 without checking. `None` when null, or when the request is not
+    /// served.
     pub client_id: Option<Bytes>,
     /// Where the body begins in the frame.
     pub body_offset: usize,
 }
 
 impl RequestHead {
-    /// Reads the head of `frame`, which is without its length prefix. Of a request that is not served, whose header
-    /// may have another form, only the first 8 bytes are read: enough to answer ApiVersions of a future version.
+    /// Reads the head of `frame`, which is without its length prefix. Of a request that is not served, whose
+    /// header may have another form, only the first 8 bytes are read: enough to answer ApiVersions of a
+    /// future version.
     ///
     /// # Errors
     /// `FrameError`: close the connection.

@@ -1,7 +1,7 @@
 //! The bytes of the Kafka protocol: frames, requests and record batches. The only crate that knows them.
 //!
-//! Untrusted bytes are checked here before anything allocates for them: a request's shape by `shape` before the
-//! generated decoders see it, a batch by `validate` before the log does. No I/O, no clock.
+//! Untrusted bytes are checked here before anything allocates for them: a request's shape by `shape` before
+//! the generated decoders see it, a batch by `validate` before the log does. No I/O, no clock.
 
 pub mod api;
 pub mod batch;
@@ -11,6 +11,8 @@ pub mod fetch_response;
 pub mod frame;
 pub mod records;
 pub mod shape;
+#[cfg(test)]
+mod testing;
 pub mod validate;
 
 /// The generated messages of the Kafka protocol; other crates reach them only through here.

@@ -1,8 +1,9 @@
-//! Reading the records of a batch once they are decompressed: a cursor that borrows, never allocates and never copies.
+//! Reading the records of a batch once they are decompressed: a cursor that borrows, never allocates and
+//! never copies.
 //!
-//! Owns the byte layout of a record and its varints. Every length is checked against the record, every record against
-//! the section, before use; a record that `Records::next` has returned is whole, its headers included, so walking those
-//! cannot fail. Must not judge what a record says: that is `validate`.
+//! Owns the byte layout of a record and its varints. Every length is checked against the record, every record
+//! against the section, before use; a record that `Records::next` has returned is whole, its headers
+//! included, so walking those cannot fail. Must not judge what a record says: that is `validate`.
 
 use crate::batch::BatchError;
 
@@ -28,7 +29,8 @@ pub struct HeadersRef<'a> {
     count: u32,
 }
 
-/// One header. Keys are strings by Kafka's rules but kept as bytes: what is not UTF-8 survives, and keys may repeat.
+/// One header. Keys are strings by Kafka's rules but kept as bytes: what is not UTF-8 survives, and keys may
+/// repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderRef<'a> {
     pub key: &'a [u8],
@@ -99,7 +101,8 @@ pub struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// A cursor over `bytes`, which the batch's header claims to hold `count` records. Allocates nothing for `count`.
+    /// A cursor over `bytes`, which the batch's header claims to hold `count` records. Allocates nothing for
+    /// `count`.
     #[inline]
     pub fn new(bytes: &'a [u8], count: i32) -> Records<'a> {
         Records { rest: bytes, index: 0, count }
@@ -108,8 +111,8 @@ impl<'a> Records<'a> {
     /// The next record, or `None` after the last.
     ///
     /// # Errors
-    /// `BatchError::Record` when the record does not parse, or when bytes follow the last one. The cursor must not be
-    /// used after an error.
+    /// `BatchError::Record` when the record does not parse, or when bytes follow the last one. The cursor
+    /// must not be used after an error.
     #[inline]
     #[allow(clippy::should_implement_trait)] // not an iterator: the error ends it, and callers must see that
     pub fn next(&mut self) -> Result<Option<RecordRef<'a>>, BatchError> {
@@ -176,7 +179,8 @@ fn read_headers(mut body: &[u8]) -> Parsed<HeadersRef<'_>> {
 
 #[inline(never)]
 fn walk_headers(mut body: &[u8], count: u32) -> Parsed<()> {
-    // A header has a byte of length for its key and one for its value, so the count cannot outrun the bytes for long.
+    // A header has a byte of length for its key and one for its value, so the count cannot outrun the bytes
+    // for long.
     for _ in 0..count {
         read_header(&mut body)?;
     }

@@ -1,12 +1,12 @@
 //! The bounded check of a request's shape that stands before the generated decoders.
 //!
-//! `kafka-protocol` allocates whatever count the bytes claim, so untrusted bytes reach it only after this walk: the body
-//! must consist of exactly the fields that `table` lists for its key and version, every length and count must fit the
-//! bytes that follow it, null stands only where it may, and nothing is left over. The walk allocates nothing, never goes
-//! back, and recurses only as deep as the table. Every element of every array takes at least a byte, so a claimed count
-//! runs out of bytes before it costs anything; the total of elements is bounded beside that (invariant 16), because one
-//! byte on the wire can be a hundred in memory. What strings say is not checked here: the decoders refuse what is not
-//! UTF-8.
+//! `kafka-protocol` allocates whatever count the bytes claim, so untrusted bytes reach it only after this
+//! walk: the body must consist of exactly the fields that `table` lists for its key and version, every length
+//! and count must fit the bytes that follow it, null stands only where it may, and nothing is left over. The
+//! walk allocates nothing, never goes back, and recurses only as deep as the table. Every element of every
+//! array takes at least a byte, so a claimed count runs out of bytes before it costs anything; the total of
+//! elements is bounded beside that (invariant 16), because one byte on the wire can be a hundred in memory.
+//! What strings say is not checked here: the decoders refuse what is not UTF-8.
 
 mod table;
 #[cfg(test)]
@@ -142,8 +142,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The tagged fields that end every structure of a flexible version (KIP-482): ascending, those of `known` that
-    /// exist in this version exactly as long as they say, the others skipped.
+    /// The tagged fields that end every structure of a flexible version (KIP-482): ascending, those of
+    /// `known` that exist in this version exactly as long as they say, the others skipped.
     pub(crate) fn tagged_fields(&mut self, known: &'static [Field]) -> Result<(), ShapeError> {
         self.field = "tagged fields";
         let count = self.uvarint()? as usize;

@@ -1,9 +1,10 @@
-//! Judging a batch that a client produced: Kafka's own rules for message format 2 (its LogValidator), one refusal each.
+//! Judging a batch that a client produced: Kafka's own rules for message format 2 (its LogValidator), one
+//! refusal each.
 //!
-//! Owns the decision which bytes may enter a log. What passes here can be sealed and replayed: its counts are true, its
-//! offsets dense, every record parses, it decompresses within a cap, and values are what the topic promises. Must not
-//! re-encode (invariant 14): only a timestamp that is the broker's to set is rewritten, in a copy. Every batch is
-//! decoded once, into the caller's buffer. Holds invariants 13, 14, 16 and 19.
+//! Owns the decision which bytes may enter a log. What passes here can be sealed and replayed: its counts are
+//! true, its offsets dense, every record parses, it decompresses within a cap, and values are what the topic
+//! promises. Must not re-encode (invariant 14): only a timestamp that is the broker's to set is rewritten, in
+//! a copy. Every batch is decoded once, into the caller's buffer. Holds invariants 13, 14, 16 and 19.
 
 use bytes::Bytes;
 use highwater_model::TopicConfig;
@@ -160,7 +161,8 @@ impl BatchRefusal {
     }
 }
 
-/// Judges the records of one partition in a produce request. `scratch` is used to decompress; its content is lost.
+/// Judges the records of one partition in a produce request. `scratch` is used to decompress; its content is
+/// lost.
 ///
 /// # Errors
 /// The first rule that the batch breaks.

@@ -1,8 +1,8 @@
 //! LZ4 frames, decoded block by block straight into the caller's buffer.
 //!
-//! The crate's own frame reader copies every block twice and allocates per frame; at produce, where each batch is a
-//! frame, that costs more than the decoding. Checks the header's checksum, and those of blocks and content if present.
-//! Refuses dictionaries and anything after the frame's end.
+//! The crate's own frame reader copies every block twice and allocates per frame; at produce, where each
+//! batch is a frame, that costs more than the decoding. Checks the header's checksum, and those of blocks and
+//! content if present. Refuses dictionaries and anything after the frame's end.
 
 use lz4_flex::block::{DecompressError, decompress_into, decompress_into_with_dict};
 

@@ -1,7 +1,8 @@
 //! Zstandard frames, decoded in one call straight into the caller's buffer.
 //!
-//! One-shot decoding uses the output itself as window, so a frame that asks for a window of gigabytes costs nothing;
-//! what it may cost is bounded by walking the block headers first: no block yields more than 128 KiB (RFC 8878).
+//! One-shot decoding uses the output itself as window, so a frame that asks for a window of gigabytes costs
+//! nothing; what it may cost is bounded by walking the block headers first: no block yields more than 128 KiB
+//! (RFC 8878).
 
 use std::cell::RefCell;
 
@@ -27,8 +28,8 @@ thread_local! {
 
 pub(super) fn decompress(input: &[u8], cap_bytes: usize, out: &mut Vec<u8>) -> Result<usize, CodecError> {
     let bound = output_bound(input)?;
-    // `bound` may be above what really comes out (a small block can be anything up to 128 KiB), so the cap decides only
-    // when the decoder runs into it; memory past what is written is reserved and never touched.
+    // `bound` may be above what really comes out (a small block can be anything up to 128 KiB), so the cap
+    // decides only when the decoder runs into it; memory past what is written is reserved and never touched.
     let room = usize::try_from(bound).unwrap_or(usize::MAX).min(cap_bytes);
     out.clear();
     out.reserve(room);

@@ -1,6 +1,6 @@
-//! The fields of every served request, in their order on the wire. Taken from the message definitions of Apache Kafka
-//! 4.1 (clients/src/main/resources/common/message); the tests hold it against the generated decoders, version by
-//! version. Only the versions in `api::SERVED` are described.
+//! The fields of every served request, in their order on the wire. Taken from the message definitions of
+//! Apache Kafka 4.1 (clients/src/main/resources/common/message); the tests hold it against the generated
+//! decoders, version by version. Only the versions in `api::SERVED` are described.
 
 use crate::api;
 
