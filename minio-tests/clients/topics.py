@@ -1,0 +1,81 @@
+"""Small jobs of the Rust tests.
+
+    topics.py create BOOTSTRAP TOPIC PARTITIONS NAME=VALUE...
+    topics.py fill BOOTSTRAP TOPIC FIRST COUNT     COUNT records "FIRST.." of 1 KiB to partition 0, in order
+    topics.py around BOOTSTRAP TOPIC ROTTEN        reads partition 0 below ROTTEN and from its end: what `fill` wrote
+    topics.py merged BOOTSTRAP TOPIC DIRECTORY     every record of every ledger-* in DIRECTORY once, as load.py says
+"""
+
+import struct
+import sys
+from pathlib import Path
+
+from canon import check, replaying, result
+from rawkafka import Connection, records_in
+
+
+def payload(number):
+    return b"%012d " % number + b"x" * 1000
+
+
+def create(bootstrap, topic, partitions, *config):
+    from confluent_kafka.admin import AdminClient, NewTopic
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    settings = dict(item.split("=", 1) for item in config)
+    admin.create_topics([NewTopic(topic, int(partitions), 1, config=settings)])[topic].result(30)
+    result(topic=topic)
+
+
+def fill(bootstrap, topic, first, count):
+    from confluent_kafka import Producer
+    failures, first, count = [], int(first), int(count)
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "batch.size": 50000})
+    for number in range(first, first + count):
+        producer.produce(topic, payload(number), partition=0,
+                         on_delivery=lambda error, _: error and failures.append(str(error)))
+        producer.poll(0)
+    check(producer.flush(30) == 0 and not failures, f"produce failed: {failures[:1]}")
+    result(records=first + count)
+
+
+def around(bootstrap, topic, rotten):
+    """The record at each offset is the one of that number, everywhere but in the segment that rotted."""
+    c, rotten = Connection(bootstrap), int(rotten)
+    _, _, end = c.list_offset(topic, 0, -1)
+    seen = {}
+    for start in (0, end - 600):
+        at = start
+        while at < (rotten if start < rotten else end):
+            error, _, data = c.fetch(topic, 0, at, 200_000)
+            check(error == 0, f"fetch at {at}: error {error}")
+            got = None
+            for offset, _, _, _, value, _ in records_in(data):
+                if offset >= rotten and start < rotten:
+                    break
+                check(value == payload(offset), f"offset {offset} holds {value[:20]}")
+                seen[offset] = got = offset
+            if got is None:
+                break
+            at = got + 1
+    check(set(range(rotten)) <= seen.keys(), "records below the rotten segment are missing")
+    check(end - 1 in seen, "the end cannot be read")
+    result(records=len(seen))
+
+
+def merged(bootstrap, topic, directory):
+    entry, acked = struct.Struct("<IQQ"), {}
+    for ledger in sorted(Path(directory).glob("ledger-*")):
+        for partition, offset, number in entry.iter_unpack(ledger.read_bytes()):
+            check((partition, offset) not in acked, f"offset {offset} of partition {partition} acknowledged twice")
+            acked[partition, offset] = number
+    records = 0
+    for partition, offset, _, _, value, _ in replaying(bootstrap, topic):
+        records += 1
+        wanted = acked.pop((partition, offset), None)
+        check(wanted is not None, f"{topic}-{partition} at {offset}: nobody sent this, though no send was in doubt")
+        check(struct.unpack("<Q", value[:8])[0] == wanted, f"{topic}-{partition} at {offset}: another record")
+    check(not acked, f"{len(acked)} acknowledged records are gone")
+    result(records=records)
+
+
+globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,120 @@
+//! Running the client scripts of `clients/` and the Java program of `java/`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::minio::{PASSWORD, USER};
+use crate::process::until;
+use crate::tools;
+
+fn script(name: &str) -> PathBuf {
+    tools::root().join("minio-tests/clients").join(name)
+}
+
+/// Runs a Python client script to its end; it must exit with 0. Returns the JSON of its last line.
+pub fn python(name: &str, arguments: &[&str]) -> Value {
+    let mut command = Command::new(tools::python());
+    command.arg(script(name)).args(arguments);
+    command.env("AWS_ACCESS_KEY_ID", USER).env("AWS_SECRET_ACCESS_KEY", PASSWORD);
+    finish(&format!("{name} {arguments:?}"), command)
+}
+
+/// kcat through its script.
+pub fn kcat(arguments: &[&str]) -> Value {
+    tools::ensure("kcat");
+    python("kcat.py", arguments)
+}
+
+/// The Java client program.
+pub fn java(arguments: &[&str]) -> Value {
+    let mut command = Command::new("java");
+    command.args(["-Xmx256m", "-cp", &tools::java_class_path(), "Roundtrip"]).args(arguments);
+    finish(&format!("Roundtrip {arguments:?}"), command)
+}
+
+fn finish(name: &str, mut command: Command) -> Value {
+    let done = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("cannot run {name}: {e}"));
+    let out = String::from_utf8_lossy(&done.stdout).into_owned();
+    let err = String::from_utf8_lossy(&done.stderr).into_owned();
+    let tail: Vec<&str> = err.lines().rev().take(15).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    assert!(done.status.success(), "{name}: {}\n{}", done.status, tail.join("\n"));
+    last_json(name, &out)
+}
+
+fn last_json(name: &str, out: &str) -> Value {
+    let line = out.lines().last().unwrap_or_default();
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("{name} printed no JSON ({e}): {out}"))
+}
+
+/// The steady producer of `clients/load.py`, running beside the test.
+pub struct Load {
+    child: Child,
+    kafka: String,
+    topic: String,
+    ledger: PathBuf,
+}
+
+impl Load {
+    pub fn start(kafka: &str, topic: &str, ledger: PathBuf, megabytes_per_second: f64) -> Load {
+        let mut command = Command::new(tools::python());
+        command.arg(script("load.py")).args(["run", kafka, topic]).arg(&ledger);
+        command.arg(megabytes_per_second.to_string());
+        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let child = spawned.unwrap_or_else(|e| panic!("cannot start load.py: {e}"));
+        Load { child, kafka: kafka.to_owned(), topic: topic.to_owned(), ledger }
+    }
+
+    /// Acknowledged records so far, as far as they have reached the ledger.
+    pub fn acknowledged(&self) -> u64 {
+        const ENTRY_BYTES: u64 = 20;
+        std::fs::metadata(&self.ledger).map_or(0, |meta| meta.len()) / ENTRY_BYTES
+    }
+
+    /// Waits until some more records have been acknowledged.
+    pub fn wait_for_more(&mut self, records: u64, limit: Duration) {
+        let wanted = self.acknowledged() + records;
+        let reached = until(limit, || {
+            let over = self.child.try_wait().expect("a child can be waited for");
+            assert!(over.is_none(), "the load ended early: {over:?}");
+            (self.acknowledged() >= wanted).then_some(())
+        });
+        assert!(reached.is_some(), "no {records} more acknowledgements within {limit:?}");
+    }
+
+    /// Stops producing, waits for every acknowledgement. The report has acked, p50_ms, p99_ms, max_ms.
+    pub fn finish(mut self) -> Value {
+        if let Some(mut input) = self.child.stdin.take() {
+            let _ = input.flush();
+        }
+        let ended =
+            until(Duration::from_secs(220), || self.child.try_wait().expect("a child can be waited for"));
+        let status = ended.expect("the load ends once it has its acknowledgements");
+        let mut out = String::new();
+        if let Some(mut pipe) = self.child.stdout.take() {
+            std::io::Read::read_to_string(&mut pipe, &mut out).expect("a pipe can be read");
+        }
+        assert!(status.success(), "load.py: {status}");
+        last_json("load.py", &out)
+    }
+
+    /// Replays the topic: every acknowledged record exactly once, in place, intact.
+    pub fn verify(kafka: &str, topic: &str, ledger: &std::path::Path) -> Value {
+        python("load.py", &["verify", kafka, topic, &ledger.to_string_lossy()])
+    }
+
+    pub fn target(&self) -> (String, String, PathBuf) {
+        (self.kafka.clone(), self.topic.clone(), self.ledger.clone())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

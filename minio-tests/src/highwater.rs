@@ -1,0 +1,202 @@
+//! A `highwater serve` process and its command line, as a user has them.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::minio::{BUCKET, PASSWORD, USER};
+use crate::process::{Process, free_port, until};
+use crate::work::Work;
+use crate::{http, tools};
+
+/// What to start. Ports are chosen once so that a restart is found by its clients.
+#[derive(Clone)]
+pub struct Spec {
+    data: PathBuf,
+    log: PathBuf,
+    ports: [u16; 3],
+    flags: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Spec {
+    /// A node on the bucket `s3://tier/hw` at this endpoint.
+    pub fn on_s3(work: &Work, endpoint: &str) -> Spec {
+        let mut spec = Spec::embedded(work);
+        spec = spec.flag("object-store", &format!("s3://{BUCKET}/hw")).flag("s3-endpoint", endpoint);
+        spec.env("AWS_ACCESS_KEY_ID", USER)
+            .env("AWS_SECRET_ACCESS_KEY", PASSWORD)
+            .env("AWS_REGION", "us-east-1")
+    }
+
+    /// A node on the embedded store.
+    pub fn embedded(work: &Work) -> Spec {
+        Spec {
+            data: work.join("data"),
+            log: work.join("highwater.log"),
+            ports: [free_port(), free_port(), free_port()],
+            flags: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    pub fn flag(mut self, name: &str, value: &str) -> Spec {
+        self.flags.retain(|flag| !flag.starts_with(&format!("--{name}=")));
+        self.flags.push(format!("--{name}={value}"));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Spec {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn kafka(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    pub fn data(&self) -> &PathBuf {
+        &self.data
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(tools::highwater());
+        for name in std::env::vars().map(|(name, _)| name) {
+            if name.starts_with("HIGHWATER_") || name.starts_with("AWS_") {
+                command.env_remove(name);
+            }
+        }
+        command.arg("serve").arg("--data-dir").arg(&self.data).args(["--log-format", "json"]);
+        for (flag, port) in ["--kafka", "--grpc", "--http"].into_iter().zip(self.ports) {
+            command.arg(flag).arg(format!("127.0.0.1:{port}"));
+        }
+        command.args(&self.flags).envs(self.env.iter().cloned());
+        command
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(&self) -> Highwater {
+        let before = std::fs::metadata(&self.log).map_or(0, |meta| meta.len() as usize);
+        let process = Process::start(&mut self.command(), &self.log);
+        let mut node = Highwater { process, spec: self.clone() };
+        let ready = until(Duration::from_secs(30), || {
+            let log = node.process.log();
+            let ready =
+                log.get(before..).is_some_and(|new| new.lines().any(|line| line.contains("\"ready\"")));
+            if ready {
+                return Some(true);
+            }
+            node.process.ended().is_some().then_some(false)
+        });
+        assert_eq!(ready, Some(true), "highwater did not get ready: {}", node.process.log_end());
+        node
+    }
+
+    /// Starts what must refuse to serve: exit status, seconds until then, and what it said.
+    pub fn start_and_fail(&self) -> (ExitStatus, Duration, String) {
+        let _ = std::fs::remove_file(&self.log);
+        let started = Instant::now();
+        let mut process = Process::start(&mut self.command(), &self.log);
+        let status = process.wait(Duration::from_secs(40));
+        let status = status.unwrap_or_else(|| panic!("highwater goes on: {}", process.log_end()));
+        (status, started.elapsed(), process.log())
+    }
+}
+
+/// A serving node.
+pub struct Highwater {
+    pub process: Process,
+    spec: Spec,
+}
+
+impl Highwater {
+    pub fn kafka(&self) -> String {
+        self.spec.kafka()
+    }
+
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    fn grpc(&self) -> String {
+        format!("127.0.0.1:{}", self.spec.ports[1])
+    }
+
+    /// Prometheus text.
+    pub fn metrics(&self) -> String {
+        let (status, body) =
+            http::get(&format!("127.0.0.1:{}", self.spec.ports[2]), "/metrics").expect("/metrics answers");
+        assert_eq!(status, 200, "/metrics: {body}");
+        body
+    }
+
+    /// Sum of all series of a metric whose labels contain `label` (any if empty).
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = self.metrics();
+        let series = text.lines().filter(|line| !line.starts_with('#') && line.contains(label));
+        let values = series.filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let base = key.split('{').next()?;
+            (base == name || base == format!("{name}_total")).then(|| value.parse::<f64>().ok())?
+        });
+        values.sum()
+    }
+
+    /// `highwater tier ...`: exit code 0 demanded, standard output as JSON.
+    pub fn tier(&self, arguments: &[&str]) -> Value {
+        let mut command = Command::new(tools::highwater());
+        command.arg("tier").args(arguments).args(["--grpc", &self.grpc(), "--output", "json"]);
+        let done = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        let log = self.process.log_end();
+        assert!(done.status.success(), "highwater tier {arguments:?}: {}\n{out}{err}\n{log}", done.status);
+        serde_json::from_str(&out)
+            .unwrap_or_else(|e| panic!("highwater tier {arguments:?} is not JSON ({e}): {out}"))
+    }
+
+    /// Seals, publishes and drops the local copies of all that the topic has now.
+    pub fn offload(&self, topic: &str) {
+        self.tier(&["offload", topic, "--evict"]);
+    }
+
+    /// Bytes of records on the local disk, all topics.
+    pub fn local_bytes(&self) -> u64 {
+        segments(&self.spec.data)
+            .iter()
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|meta| meta.len())
+            .sum()
+    }
+
+    /// SIGTERM; it must end with 0 in time.
+    pub fn stop(mut self) {
+        self.process.signal("TERM");
+        let status = self.process.wait(Duration::from_secs(30));
+        let end = self.process.log_end();
+        assert!(status.is_some_and(|s| s.success()), "after SIGTERM highwater gave {status:?}: {end}");
+    }
+}
+
+/// Every segment file `<20 digits>.log` under a data directory, in order.
+pub fn segments(data: &std::path::Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![data.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            if path.is_dir() {
+                open.push(path);
+            } else if name
+                .strip_suffix(".log")
+                .is_some_and(|n| n.len() == 20 && n.bytes().all(|b| b.is_ascii_digit()))
+            {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}

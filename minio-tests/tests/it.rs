@@ -1,0 +1,17 @@
+//! The end-to-end tests, one binary. Each starts its own MinIO and broker, prints its steps, and fails with the end of
+//! the broker's log. They take turns (see `Work`), whatever the number of test threads.
+
+#[path = "it/bad_bytes.rs"]
+mod bad_bytes;
+#[path = "it/clients.rs"]
+mod clients;
+#[path = "it/crash.rs"]
+mod crash;
+#[path = "it/faults.rs"]
+mod faults;
+#[path = "it/golden.rs"]
+mod golden;
+#[path = "it/rot.rs"]
+mod rot;
+#[path = "it/startup.rs"]
+mod startup;
