@@ -62,6 +62,10 @@ pub const ADMIN_TOPICS_PER_REQUEST_MAX: usize = 10_000;
 pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
 /// Topics that one Metadata request may create; the others stay unknown and the client asks again.
 pub const AUTO_CREATE_PER_REQUEST_MAX: usize = 100;
+/// Resources that one DescribeConfigs request is answered for; each answer has every setting.
+pub const DESCRIBE_CONFIGS_RESOURCES_MAX: usize = 2_000;
+/// Keys that one FindCoordinator request is answered for.
+pub const COORDINATOR_KEYS_MAX: usize = 10_000;
 /// Partitions in one answer to DescribeTopicPartitions (Kafka's max.request.partition.size.limit).
 pub const DESCRIBE_PARTITIONS_MAX: usize = 2_000;
 
@@ -123,6 +127,10 @@ pub const OFFLOAD_RETRY_MS_MIN: u64 = 250;
 pub const OFFLOAD_RETRY_MS_MAX: u64 = 60_000;
 /// Longest wait of `tier offload` for the manifest, in milliseconds.
 pub const OFFLOAD_NOW_MS_MAX: u64 = 600_000;
+/// Threads that open or close logs at a time.
+pub const OPEN_THREADS_MAX: usize = 8;
+/// Manifest pages that one pass of retention reads for one partition.
+pub const PAGES_PER_RETENTION_MAX: usize = 64;
 /// Objects deleted from the bucket in one pass of the sweeper over one partition.
 pub const SWEEP_OBJECTS_PER_PASS_MAX: usize = 1_000;
 

@@ -188,7 +188,10 @@ impl RowGroupInfo {
             start_offset: first.start,
             end_offset: last.end,
             position,
-            length: stripes.iter().map(|s| s.page_bytes.iter().map(|b| u64::from(*b)).sum::<u64>()).sum::<u64>()
+            length: stripes
+                .iter()
+                .map(|s| s.page_bytes.iter().map(|b| u64::from(*b)).sum::<u64>())
+                .sum::<u64>()
                 + stripes.iter().map(StripeInfo::tail_bytes).sum::<u64>(),
             rows: stripes.iter().map(|s| u64::from(s.rows)).sum(),
             records_bytes: stripes.iter().map(|s| s.records_bytes).sum(),
