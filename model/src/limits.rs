@@ -13,9 +13,11 @@ pub const CLIENT_ID_BYTES_MAX: usize = 4 * 1024;
 pub const TAGGED_FIELDS_MAX: usize = 64;
 /// Bytes of one unknown tagged field.
 pub const TAGGED_FIELD_BYTES_MAX: usize = 64 * 1024;
-/// Elements of all arrays of one request together, so that a frame of `REQUEST_BYTES_MAX` cannot claim 50 M of them.
+/// Elements of all arrays of one request together, so that a frame of `REQUEST_BYTES_MAX` cannot claim
+/// 50 M of them.
 pub const REQUEST_ELEMENTS_MAX: usize = 250_000;
-/// Record bytes up to this length are copied between the fields of a fetch response instead of sent as a chunk.
+/// Record bytes up to this length are copied between the fields of a fetch response instead of sent as
+/// a chunk.
 pub const FETCH_INLINE_BYTES_MAX: usize = 512;
 /// Step by which the output of a streaming decoder grows, in bytes.
 pub const DECOMPRESS_STEP_BYTES: usize = 64 * 1024;

@@ -7,3 +7,5 @@ pub mod layout_codec;
 pub mod layout_footer;
 pub mod manifest;
 pub mod names;
+pub mod evict;
+pub mod plan;

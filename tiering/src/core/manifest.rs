@@ -24,19 +24,13 @@ pub mod edit;
 #[cfg(test)]
 mod tests;
 
+pub use highwater_log::EpochStart;
 use highwater_model::{LeaderEpoch, Offset};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use check::Broken;
 pub use edit::{Edit, EditRequest, Outcome, Refusal};
-
-/// A leader epoch and the first offset written under it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EpochStart {
-    pub epoch: LeaderEpoch,
-    pub start_offset: Offset,
-}
 
 /// Version of the manifest's stored form (docs/format.md, "Manifest").
 pub const MANIFEST_FORMAT: u8 = 1;

@@ -335,7 +335,7 @@ impl Manifest {
         }
         let mut left = page.clone();
         for node in head {
-            if node.start() < left.start || node.start() >= node.end() || node.end() > plan.log_start {
+            if node.start() != left.start || node.start() >= node.end() || node.end() > plan.log_start {
                 return Err(misaligned(format!("head node {}..{}", node.start(), node.end())));
             }
             if matches!(node, Node::Page(p) if p.level >= page.level) {
