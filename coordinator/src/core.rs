@@ -1,11 +1,11 @@
 //! The control plane's state machine: pure. Commands in, edits and a reply (or a typed refusal) out.
 //!
-//! `ClusterState::decide` judges a command without changing anything; `ClusterState::apply` carries out a decided
-//! edit and cannot fail. Both run on every node when a Raft entry is applied, with the time that the entry carries,
-//! so that the same entries give the same state everywhere.
+//! `ClusterState::decide` judges a command without changing anything; `ClusterState::apply` carries out a
+//! decided edit and cannot fail. Both run on every node when a Raft entry is applied, with the time that the
+//! entry carries, so that the same entries give the same state everywhere.
 //!
-//! Must not: read a clock, a file, a socket or randomness (ids are made by the proposer and carried in commands).
-//! Invariants: 6 (leader epochs and generations only grow), 9 and 11 (manifests), 13, 17.
+//! Must not: read a clock, a file, a socket or randomness (ids are made by the proposer and carried in
+//! commands). Invariants: 6 (leader epochs and generations only grow), 9 and 11 (manifests), 13, 17.
 
 mod apply;
 mod check;

@@ -1,7 +1,7 @@
 //! The front of the control plane that the broker holds: reads without waiting, writes through Raft.
 //!
-//! Errors say what is known: *refused* and *failed* changed nothing; *unknown* may have been applied or may still be,
-//! and is settled by reading back. Must not: decide anything itself (`core` does) or name openraft.
+//! Errors say what is known: *refused* and *failed* changed nothing; *unknown* may have been applied or may
+//! still be, and is settled by reading back. Must not: decide anything itself (`core` does) or name openraft.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -128,7 +128,8 @@ impl Coordinator {
         self.node.cell().get()
     }
 
-    /// Looks at the state without keeping it: cheaper than `state` where it is short, and writers wait for it.
+    /// Looks at the state without keeping it: cheaper than `state` where it is short, and writers wait for
+    /// it.
     pub fn with_state<R>(&self, look: impl FnOnce(&ClusterState) -> R) -> R {
         self.node.cell().with(look)
     }
@@ -159,8 +160,8 @@ impl Coordinator {
         }
     }
 
-    /// Creates topics, each on its own. A topic id of `TopicId::NONE` is replaced by a new one; counts of -1 by the
-    /// defaults. With `validate_only` nothing is created and the answers are those of now.
+    /// Creates topics, each on its own. A topic id of `TopicId::NONE` is replaced by a new one; counts of -1
+    /// by the defaults. With `validate_only` nothing is created and the answers are those of now.
     pub async fn create_topics(
         &self,
         topics: Vec<NewTopic>,

@@ -1,8 +1,9 @@
-//! The control plane: what topics exist, who leads their partitions, and every partition's manifest, agreed by Raft.
+//! The control plane: what topics exist, who leads their partitions, and every partition's manifest, agreed
+//! by Raft.
 //!
-//! `core` is the state machine, pure; `raft` keeps it on disk and, later, on several nodes; `Coordinator` is the
-//! front that the broker holds. The broker reads the state without waiting and writes through the methods here; the
-//! tier sees only its own port, `ManifestPort`.
+//! `core` is the state machine, pure; `raft` keeps it on disk and, later, on several nodes; `Coordinator` is
+//! the front that the broker holds. The broker reads the state without waiting and writes through the methods
+//! here; the tier sees only its own port, `ManifestPort`.
 
 pub mod core;
 mod handle;

@@ -1,4 +1,5 @@
-//! The tier's port on manifests, served by the control plane; and the raising of `log_start` for DeleteRecords.
+//! The tier's port on manifests, served by the control plane; and the raising of `log_start` for
+//! DeleteRecords.
 
 use std::sync::Arc;
 
@@ -30,8 +31,8 @@ impl ManifestPort for Coordinator {
 }
 
 impl Coordinator {
-    /// Raises `log_start` of a partition (DeleteRecords, retention) and retires the objects below it, as far as they
-    /// are listed inline. Returns the manifest after it; one that is there already changes nothing.
+    /// Raises `log_start` of a partition (DeleteRecords, retention) and retires the objects below it, as far
+    /// as they are listed inline. Returns the manifest after it; one that is there already changes nothing.
     pub async fn raise_log_start(
         &self,
         tp: TopicPartition,

@@ -1,7 +1,7 @@
 //! Group commit: commands that wait while an entry is being synced go into the next one together.
 //!
-//! openraft syncs once per entry and one entry at a time, so the entry is where commands are gathered. Bounded: the
-//! queue, the commands and the bytes of an entry all have limits.
+//! openraft syncs once per entry and one entry at a time, so the entry is where commands are gathered.
+//! Bounded: the queue, the commands and the bytes of an entry all have limits.
 
 use std::sync::Arc;
 

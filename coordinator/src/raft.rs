@@ -6,10 +6,11 @@
 //!                   log/<first>.log      entries, in files that are purged whole
 //!                   snapshots/<index>-<term>.snapshot
 //! ```
-//! One thread (`writer.rs`) does all writing of log and vote, in the order asked, with one fdatasync for what waits
-//! together. The state is in memory: a snapshot plus the entries after it. Nothing is acknowledged before its entry
-//! is synced; a failed sync ends the node's part in the group (invariant 5). A crash leaves a torn tail at most,
-//! which was not acknowledged and is cut; damage elsewhere stops the start with one line that says what to do.
+//! One thread (`writer.rs`) does all writing of log and vote, in the order asked, with one fdatasync for what
+//! waits together. The state is in memory: a snapshot plus the entries after it. Nothing is acknowledged
+//! before its entry is synced; a failed sync ends the node's part in the group (invariant 5). A crash leaves
+//! a torn tail at most, which was not acknowledged and is cut; damage elsewhere stops the start with one line
+//! that says what to do.
 //!
 //! A single voter needs no timers: a leader restarts as leader (its vote is committed), elects itself at once
 //! otherwise, and sends no heartbeats, so that it idles at no cost.
@@ -58,3 +59,6 @@ impl OpenError {
         OpenError::Damaged { path: path.display().to_string(), position, what: what.into() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,6 @@ use std::collections::BTreeMap;
 
 mod defs;
 mod rules;
-#[cfg(test)]
-mod tests;
 
 pub use defs::{CONFIG_DEFS, ConfigDef, ConfigKind, config_def};
 pub use rules::{ConfigError, check_value, list_items};
@@ -241,3 +239,6 @@ impl Values<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! Carrying out a decided edit: the only code that changes the state. Infallible; what `decide` promised is asserted.
+//! Carrying out a decided edit: the only code that changes the state. Infallible; what `decide` promised is
+//! asserted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ impl ClusterState {
 
     /// Carries out one edit that `decide` decided on this very state.
     pub(crate) fn apply(&mut self, edit: &Edit) {
+        debug_assert!(matches!(edit, Edit::ClusterFormed { .. }) || !self.cluster_id.is_empty());
         self.version += 1;
         match edit {
             Edit::ClusterFormed { cluster_id } => {
@@ -88,6 +90,7 @@ impl ClusterState {
     fn apply_registered(&mut self, broker: &Broker) {
         let before = self.brokers.insert(broker.node_id, broker.clone());
         assert!(before.is_none_or(|b| b.epoch < broker.epoch), "broker epochs only grow");
+        debug_assert_eq!(self.brokers[&broker.node_id].incarnation, broker.incarnation);
         for topic in self.topics.values_mut() {
             let leads = |partition: &Arc<Partition>| partition.leader == Some(broker.node_id);
             if !topic.partitions.iter().any(leads) {
@@ -98,11 +101,16 @@ impl ClusterState {
                 let partition = Arc::make_mut(partition);
                 partition.leader_epoch += 1;
                 partition.partition_epoch += 1;
+                assert!(
+                    partition.leader_epoch > partition.manifest.generation,
+                    "fences manifest writers too"
+                );
             }
         }
     }
 
     fn apply_created(&mut self, topic: Topic) {
+        assert!(!topic.partitions.is_empty() && !self.deleted.contains_key(&topic.id));
         self.partition_count += topic.partitions.len();
         let key = collision_key(&topic.name);
         let before = Arc::make_mut(&mut self.by_key).insert(key, topic.id);
@@ -116,6 +124,7 @@ impl ClusterState {
         Arc::make_mut(&mut self.by_key)
             .remove(&collision_key(&topic.name))
             .expect("topics are found by name");
+        assert!(self.partition_count >= topic.partitions.len(), "partitions are counted");
         self.partition_count -= topic.partitions.len();
         let deleted = DeletedTopic {
             id: topic_id,

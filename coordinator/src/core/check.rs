@@ -1,5 +1,5 @@
-//! The invariants of the state, executed: at every load, before every snapshot in debug builds, and in the tests
-//! after every command.
+//! The invariants of the state, executed: at every load, before every snapshot in debug builds, and in the
+//! tests after every command.
 
 use highwater_model::topic_name::collision_key;
 

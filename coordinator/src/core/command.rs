@@ -1,5 +1,6 @@
-//! What may be asked of the control plane, what it answers, and the edits in between. Commands are stored (Raft log)
-//! and so is their JSON form (docs/format.md, "Raft log"): fields are added with defaults, never changed in meaning.
+//! What may be asked of the control plane, what it answers, and the edits in between. Commands are stored
+//! (Raft log) and so is their JSON form (docs/format.md, "Raft log"): fields are added with defaults, never
+//! changed in meaning.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,8 @@ use uuid::Uuid;
 
 use super::state::Broker;
 
-/// Version of the rules by which `decide` judges. A release whose `decide` would judge an old entry otherwise raises
-/// it and keeps judging older entries by the older rules, or replicas and restarts would disagree.
+/// Version of the rules by which `decide` judges. A release whose `decide` would judge an old entry otherwise
+/// raises it and keeps judging older entries by the older rules, or replicas and restarts would disagree.
 pub const RULES_VERSION: u16 = 1;
 
 /// What one Raft entry carries: commands that were waiting together, applied in order, each on its own.
@@ -32,14 +33,15 @@ pub enum Command {
     FormCluster {
         cluster_id: String,
     },
-    /// A broker process announces itself. Fences the process that had its node id before: the leader epoch of every
-    /// partition that it leads is raised. The same incarnation again changes nothing.
+    /// A broker process announces itself. Fences the process that had its node id before: the leader epoch of
+    /// every partition that it leads is raised. The same incarnation again changes nothing.
     RegisterBroker(BrokerRegistration),
     CreateTopic(NewTopic),
     DeleteTopic {
         topic_id: TopicId,
     },
-    /// Grows a topic to `count` partitions in all; `assignments` names the replicas of each new one, or is empty.
+    /// Grows a topic to `count` partitions in all; `assignments` names the replicas of each new one, or is
+    /// empty.
     CreatePartitions {
         topic_id: TopicId,
         count: i32,
@@ -88,7 +90,8 @@ pub struct NewTopic {
     /// Made by the proposer (random, version 4).
     pub topic_id: TopicId,
     pub name: String,
-    /// Count of partitions, at least 1; ignored where `assignments` is not empty. Defaults are the proposer's.
+    /// Count of partitions, at least 1; ignored where `assignments` is not empty. Defaults are the
+    /// proposer's.
     pub partitions: i32,
     /// Count of replicas, at least 1; ignored where `assignments` is not empty.
     pub replication_factor: i16,

@@ -1,5 +1,5 @@
-//! Judging changes of a topic's settings. The settings that result are validated as a whole, so that no order of
-//! changes leads to a topic that could not have been created.
+//! Judging changes of a topic's settings. The settings that result are validated as a whole, so that no order
+//! of changes leads to a topic that could not have been created.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +21,7 @@ impl ClusterState {
         if *overrides == topic.overrides {
             return Ok(Outcome::unchanged(Reply::Done));
         }
+        assert!(overrides.keys().all(|name| config_def(name).is_some()), "validated");
         let overrides = overrides.clone();
         Ok(Outcome::one(Edit::OverridesReplaced { topic_id, overrides }, Reply::Done))
     }
@@ -82,5 +83,6 @@ fn edit_list(
             once.push(item);
         }
     }
+    debug_assert!(once.iter().all(|item| !item.is_empty() && !item.contains(',')));
     Ok(once.join(","))
 }

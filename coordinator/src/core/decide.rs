@@ -1,7 +1,7 @@
-//! Judging a command: dispatch, and the commands about the cluster, brokers, manifests and producer ids. Topics are
-//! judged in `topics.rs`, their settings in `configs.rs`.
+//! Judging a command: dispatch, and the commands about the cluster, brokers, manifests and producer ids.
+//! Topics are judged in `topics.rs`, their settings in `configs.rs`.
 
-use highwater_model::limits::{BROKERS_MAX, HOST_BYTES_MAX, PRODUCER_IDS_PER_BLOCK_MAX};
+use highwater_model::limits::{BROKERS_MAX, DELETED_TOPICS_MAX, HOST_BYTES_MAX, PRODUCER_IDS_PER_BLOCK_MAX};
 use highwater_model::{TopicId, TopicPartition};
 use highwater_tiering::core::manifest;
 
@@ -48,6 +48,7 @@ impl ClusterState {
     }
 
     fn decide_register(&self, now_ms: i64, new: &BrokerRegistration) -> Result<Outcome, Refusal> {
+        debug_assert!(self.brokers.len() <= BROKERS_MAX);
         let known = self.brokers.get(&new.node_id);
         if let Some(broker) = known.filter(|broker| broker.incarnation == new.incarnation) {
             return Ok(Outcome::unchanged(Reply::BrokerEpoch(broker.epoch)));
@@ -94,6 +95,7 @@ impl ClusterState {
             other => other?,
         };
         assert_eq!(given, current, "only the leader of now edits a manifest");
+        assert!(given >= partition.manifest.generation, "the generation never passes the leader epoch");
         let version = partition.manifest.version + 1;
         Ok(Outcome::one(Edit::ManifestEdited { tp, outcome }, Reply::ManifestVersion(version)))
     }
@@ -115,6 +117,7 @@ impl ClusterState {
         if self.topics.contains_key(&topic_id) {
             return Err(Refusal::RequestInvalid("the topic is not deleted".into()));
         }
+        debug_assert!(self.deleted.len() <= DELETED_TOPICS_MAX);
         match self.deleted.contains_key(&topic_id) {
             true => Ok(Outcome::one(Edit::TopicSwept { topic_id }, Reply::Done)),
             false => Ok(Outcome::unchanged(Reply::Done)),

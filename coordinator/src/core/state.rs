@@ -1,7 +1,8 @@
 //! The state of the control plane: what exists, who leads it, and every partition's manifest.
 //!
-//! Everything that is large hangs on an `Arc`, so that a copy for a reader or a snapshot costs one pointer per topic,
-//! and an edit copies one topic's list of pointers at most. Fields are public for reading; only `apply` writes them.
+//! Everything that is large hangs on an `Arc`, so that a copy for a reader or a snapshot costs one pointer
+//! per topic, and an edit copies one topic's list of pointers at most. Fields are public for reading; only
+//! `apply` writes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -102,11 +103,14 @@ impl ClusterState {
             true => self.by_key.get(&collision_key(name))?,
             false => self.by_key.get(name)?,
         };
-        Some(self.topics.get(id).expect("names lead to topics"))
+        let topic = self.topics.get(id).expect("names lead to topics");
+        debug_assert_eq!(collision_key(&topic.name), collision_key(name));
+        Some(topic)
     }
 
     /// Topics in the order of their names (`.` and `_` alike).
     pub fn topics_by_name(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        debug_assert_eq!(self.by_key.len(), self.topics.len());
         self.by_key.values().map(|id| self.topics.get(id).expect("names lead to topics"))
     }
 

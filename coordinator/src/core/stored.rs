@@ -109,6 +109,9 @@ impl TryFrom<StoredState> for ClusterState {
             };
             state.topics.insert(topic.id, Arc::new(topic));
         }
+        debug_assert!(
+            state.topics.keys().all(|id| !state.deleted.contains_key(id)) || state.check().is_err()
+        );
         state.by_key = Arc::new(by_key);
         state.check()?;
         assert_eq!(state.by_key.len(), state.topics.len(), "checked: names do not collide");

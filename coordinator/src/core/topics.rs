@@ -1,5 +1,5 @@
-//! Judging the creation, growth and deletion of topics, and placing their replicas. The order of checks and the
-//! texts are those of Apache Kafka's `ReplicationControlManager`.
+//! Judging the creation, growth and deletion of topics, and placing their replicas. The order of checks and
+//! the texts are those of Apache Kafka's `ReplicationControlManager`.
 
 use highwater_model::limits::{
     DELETED_TOPICS_MAX, PARTITIONS_MAX, PARTITIONS_PER_REQUEST_MAX, PARTITIONS_PER_TOPIC_MAX, TOPICS_MAX,
@@ -58,6 +58,7 @@ impl ClusterState {
         if !self.topics.contains_key(&topic_id) {
             return Err(Refusal::TopicUnknown);
         }
+        debug_assert!(!self.deleted.contains_key(&topic_id), "alive or deleted, never both");
         if self.deleted.len() >= DELETED_TOPICS_MAX {
             let reason = format!("{DELETED_TOPICS_MAX} deleted topics wait to be swept from the bucket");
             return Err(Refusal::LimitReached(reason));
@@ -135,7 +136,9 @@ impl ClusterState {
         let replicas = |partition: usize| {
             (0..factor).map(|i| nodes[(offset + partition + i) % nodes.len()]).collect::<Vec<NodeId>>()
         };
-        Ok((first..first + count).map(replicas).collect())
+        let placed: Vec<Vec<NodeId>> = (first..first + count).map(replicas).collect();
+        debug_assert!(placed.iter().all(|replicas| replicas.len() == factor));
+        Ok(placed)
     }
 
     /// Checks given or made assignments; returns their replication factor.
@@ -166,6 +169,7 @@ impl ClusterState {
                 return refuse("The manual partition assignment includes a broker more than once.".into());
             }
         }
+        assert!(expected <= self.brokers.len(), "each replica is a broker of its own");
         i16::try_from(expected).map_err(|_| Refusal::AssignmentInvalid("Too many replicas.".into()))
     }
 

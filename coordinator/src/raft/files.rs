@@ -1,8 +1,10 @@
-//! The log's files: append, sync, truncate, purge, and opening after a crash. Synchronous; one owner (`writer.rs`).
+//! The log's files: append, sync, truncate, purge, and opening after a crash. Synchronous; one owner
+//! (`writer.rs`).
 //!
-//! A file is named after its first index and begins with a head that holds the position before it, so that the log's
-//! start survives the removal of older files. A new file appears by rename after the file before it was synced:
-//! only the newest can have a torn tail. Files are removed whole, oldest first; the newest is kept.
+//! A file is named after its first index and begins with a head that holds the position before it, so that
+//! the log's start survives the removal of older files. A new file appears by rename after the file before it
+//! was synced: only the newest can have a torn tail. Files are removed whole, oldest first; the newest is
+//! kept.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -148,8 +150,8 @@ impl LogFiles {
         Ok(())
     }
 
-    /// Removes files whose entries are all at or below `upto`. Where `upto` is past the end of the log, everything
-    /// goes and the log goes on after it.
+    /// Removes files whose entries are all at or below `upto`. Where `upto` is past the end of the log,
+    /// everything goes and the log goes on after it.
     pub(super) fn purge(&mut self, upto: Position) -> io::Result<()> {
         if self.last.is_none_or(|last| last.index < upto.index) {
             while let Some(gone) = self.files.pop_front() {

@@ -1,8 +1,8 @@
 //! The bytes of one Raft log record, and the decision what the end of a file means after a crash. No I/O.
 //!
-//! A frame is a head of 48 bytes, little-endian, and a JSON body (docs/format.md, "Raft log"). Each head tells how
-//! far the log was known to be synced when the frame was written. That is what tells a torn tail, which nobody was
-//! told about, from damage to what was acknowledged.
+//! A frame is a head of 48 bytes, little-endian, and a JSON body (docs/format.md, "Raft log"). Each head
+//! tells how far the log was known to be synced when the frame was written. That is what tells a torn tail,
+//! which nobody was told about, from damage to what was acknowledged.
 
 use highwater_model::limits::RAFT_ENTRY_BYTES_MAX;
 

@@ -1,7 +1,7 @@
 //! openraft's log storage: entries in memory, every change of them also on disk through the writer's thread.
 //!
-//! What is in memory is bounded by the snapshot policy (entries since the last snapshot, and as many kept below it).
-//! Reads never touch the disk. Invariants: 5, 12, 19.
+//! What is in memory is bounded by the snapshot policy (entries since the last snapshot, and as many kept
+//! below it). Reads never touch the disk. Invariants: 5, 12, 19.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;

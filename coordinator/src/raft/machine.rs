@@ -1,7 +1,7 @@
 //! openraft's state machine: the pure state behind a lock, applied in place, and its snapshots.
 //!
-//! Readers take an `Arc` of the state; the next apply then copies what it changes (one pointer per topic). The lock
-//! is held for the length of a batch, never across an await (invariant 7).
+//! Readers take an `Arc` of the state; the next apply then copies what it changes (one pointer per topic).
+//! The lock is held for the length of a batch, never across an await (invariant 7).
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -1,5 +1,5 @@
-//! Messages between the members of the group. There is one member for now, so that every other is unreachable; the
-//! requests and answers are openraft's own, which serde can carry.
+//! Messages between the members of the group. There is one member for now, so that every other is
+//! unreachable; the requests and answers are openraft's own, which serde can carry.
 
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};

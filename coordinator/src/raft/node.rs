@@ -48,8 +48,8 @@ pub(crate) enum ProposeFailure {
 }
 
 impl RaftNode {
-    /// Opens the node's files, forms the group if there is none, and returns once this node leads with its whole log
-    /// applied.
+    /// Opens the node's files, forms the group if there is none, and returns once this node leads with its
+    /// whole log applied.
     pub(crate) async fn open(settings: NodeSettings) -> Result<RaftNode, OpenError> {
         let node_id = settings.node_id;
         let (snapshot_entries, start_timeout) = (settings.snapshot_entries, settings.start_timeout);
@@ -69,7 +69,8 @@ impl RaftNode {
         }
     }
 
-    /// Forms the group at the first start; elects this node where it does not lead already; waits for its log.
+    /// Forms the group at the first start; elects this node where it does not lead already; waits for its
+    /// log.
     async fn lead(&self, node_id: u64, timeout: Duration) -> Result<(), OpenError> {
         let fatal = |e: openraft::error::Fatal<u64>| OpenError::Raft(e.to_string());
         if self.raft.is_initialized().await.map_err(fatal)? {

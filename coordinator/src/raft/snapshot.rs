@@ -1,5 +1,5 @@
-//! Snapshot files: the whole state as JSON behind a checksum (docs/format.md, "Raft snapshot"). A snapshot appears by
-//! rename, whole or not at all. The newest two are kept; the log reaches back to the older one.
+//! Snapshot files: the whole state as JSON behind a checksum (docs/format.md, "Raft snapshot"). A snapshot
+//! appears by rename, whole or not at all. The newest two are kept; the log reaches back to the older one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -56,8 +56,8 @@ pub(super) enum Fault {
 }
 
 impl SnapshotStore {
-    /// Opens the snapshots in `dir` and loads the newest that is whole. A damaged one is set aside; whether an
-    /// older one will do is decided by how far the log reaches back.
+    /// Opens the snapshots in `dir` and loads the newest that is whole. A damaged one is set aside; whether
+    /// an older one will do is decided by how far the log reaches back.
     pub(super) fn open(dir: &Path) -> Result<(SnapshotStore, Option<(Meta, ClusterState)>), OpenError> {
         fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
         let store =

@@ -1,5 +1,6 @@
-//! The thread that does all writing of log and vote, in the order asked. Requests that wait together share one
-//! fdatasync. After a failed write or sync nothing more is written (invariant 5): what the disk holds is unknown.
+//! The thread that does all writing of log and vote, in the order asked. Requests that wait together share
+//! one fdatasync. After a failed write or sync nothing more is written (invariant 5): what the disk holds is
+//! unknown.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
