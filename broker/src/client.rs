@@ -116,11 +116,7 @@ impl Client {
         let request =
             MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(auto_create);
         let response = self.any().await?.call(4, 12, &request).await?;
-        self.brokers = response
-            .brokers
-            .iter()
-            .map(|b| (b.node_id.0, host_port(&b.host, b.port)))
-            .collect();
+        self.brokers = response.brokers.iter().map(|b| (b.node_id.0, host_port(&b.host, b.port))).collect();
         Ok(response.topics.into_iter().map(topic_metadata).collect())
     }
 

@@ -79,17 +79,28 @@ impl DataDir {
         Ok(DataDir { dir: dir.to_owned(), identity, _lock: lock })
     }
 
-    /// Checks that the directory belongs to the cluster, or notes that it does from now on.
-    pub fn claim(&mut self, node_id: NodeId, cluster_id: &str) -> Result<(), DataDirError> {
-        if let Some(identity) = &self.identity {
-            if identity.cluster_id == cluster_id {
-                return Ok(());
-            }
-            return Err(DataDirError::OtherCluster {
+    /// True until the directory has been claimed for a cluster.
+    pub fn is_new(&self) -> bool {
+        self.identity.is_none()
+    }
+
+    /// Checks that the directory belongs to the cluster, if it belongs to any.
+    pub fn check(&self, cluster_id: &str) -> Result<(), DataDirError> {
+        match &self.identity {
+            Some(identity) if identity.cluster_id != cluster_id => Err(DataDirError::OtherCluster {
                 dir: self.dir.clone(),
                 found: identity.cluster_id.clone(),
                 given: cluster_id.to_owned(),
-            });
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes for good that the directory belongs to the node and the cluster.
+    pub fn claim(&mut self, node_id: NodeId, cluster_id: &str) -> Result<(), DataDirError> {
+        self.check(cluster_id)?;
+        if self.identity.is_some() {
+            return Ok(());
         }
         let identity = Identity { format: DATA_DIR_FORMAT, node_id, cluster_id: cluster_id.to_owned() };
         write_identity(&self.dir, &identity).map_err(|source| DataDirError::Io {
@@ -138,8 +149,10 @@ mod tests {
         let dir = temp.path().join("deep/data");
         let mut first = DataDir::open(&dir, 1).expect("new");
         assert!(matches!(DataDir::open(&dir, 1), Err(DataDirError::Locked { .. })));
+        assert!(first.is_new());
         first.claim(1, "abc").expect("unclaimed");
         first.claim(1, "abc").expect("its own");
+        assert!(!first.is_new());
         assert!(matches!(first.claim(1, "xyz"), Err(DataDirError::OtherCluster { .. })));
         drop(first);
         let other = DataDir::open(&dir, 2).expect_err("another node");

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use highwater_model::limits;
+use highwater_tiering::metrics::{LaneSnapshot, ReadSnapshot};
 use highwater_wire::api;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -32,7 +33,7 @@ struct KindLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct LaneLabel {
     lane: &'static str,
-    request: &'static str,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -112,7 +113,9 @@ pub struct Metrics {
     seal_alarm: Family<PartitionLabel, Gauge>,
     store_requests: Family<LaneLabel, Counter>,
     store_bytes: Family<LaneLabel, Counter>,
-    store_retries: Family<LaneLabel, Counter>,
+    store_trouble: Family<LaneLabel, Counter>,
+    tier_reads: Family<KindLabel, Counter>,
+    tier_read_bytes: Counter,
     cache: Family<KindLabel, Counter>,
     cache_bytes: Gauge,
     process_memory: Gauge,
@@ -168,7 +171,9 @@ impl Metrics {
             seal_alarm: r.family("seal_alarm", "1 for a partition whose sealing has stopped"),
             store_requests: r.family("store_requests", "Requests to the object store"),
             store_bytes: r.family("store_bytes", "Bytes to and from the object store"),
-            store_retries: r.family("store_retries", "Requests to the object store that were repeated"),
+            store_trouble: r.family("store_trouble", "Requests to the object store that failed, by what came of it"),
+            tier_reads: r.family("tier_reads", "Reads from the tier, by outcome and event"),
+            tier_read_bytes: r.counter("tier_read_bytes", "Bytes of record batches rebuilt from the tier"),
             cache: r.family("cache", "Look-ups in the cache of the tier, by outcome"),
             cache_bytes: r.gauge("cache_bytes", "Bytes held by the cache of the tier"),
             process_memory: r.gauge("process_resident_memory_bytes", "Resident memory of this process"),
@@ -210,22 +215,45 @@ impl Metrics {
         }
     }
 
-    /// Totals of one kind of request in one lane, as the store counts them.
-    pub fn set_store(&self, lane: &'static str, request: &'static str, count: u64, bytes: u64, retries: u64) {
-        let label = LaneLabel { lane, request };
-        for (family, total) in
-            [(&self.store_requests, count), (&self.store_bytes, bytes), (&self.store_retries, retries)]
-        {
+    /// Totals of one lane of the object store.
+    pub fn set_store(&self, lane: &LaneSnapshot) {
+        let set = |family: &Family<LaneLabel, Counter>, kind: &'static str, total: u64| {
+            let label = LaneLabel { lane: lane.lane, kind };
             family.get_or_create(&label).inner().store(total, Ordering::Relaxed);
+        };
+        for (kind, total) in &lane.requests {
+            set(&self.store_requests, kind, *total);
         }
+        set(&self.store_bytes, "sent", lane.bytes_sent);
+        set(&self.store_bytes, "received", lane.bytes_received);
+        set(&self.store_trouble, "error", lane.errors);
+        set(&self.store_trouble, "retry", lane.retries);
+        set(&self.store_trouble, "expired", lane.expired);
     }
 
-    /// Totals of the tier's cache, as the cache counts them.
-    pub fn set_cache(&self, hits: u64, misses: u64, bytes: u64) {
-        for (kind, total) in [("hit", hits), ("miss", misses)] {
+    /// Totals of reads from the tier, and what its cache holds.
+    pub fn set_reads(&self, reads: &ReadSnapshot, cache_bytes: u64) {
+        for (kind, total) in [
+            ("group_hit", reads.group_hits),
+            ("group_load", reads.group_loads),
+            ("group_joined", reads.group_joined),
+            ("index_hit", reads.index_hits),
+            ("index_load", reads.index_loads),
+        ] {
             self.cache.get_or_create(&KindLabel { kind }).inner().store(total, Ordering::Relaxed);
         }
-        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        for (kind, total) in [
+            ("done", reads.reads - reads.failed.min(reads.reads)),
+            ("failed", reads.failed),
+            ("expired", reads.expired),
+            ("reopened", reads.reopened),
+            ("prefetched", reads.prefetched),
+            ("corrupt", reads.corrupt),
+        ] {
+            self.tier_reads.get_or_create(&KindLabel { kind }).inner().store(total, Ordering::Relaxed);
+        }
+        self.tier_read_bytes.inner().store(reads.bytes, Ordering::Relaxed);
+        self.cache_bytes.set(i64::try_from(cache_bytes).unwrap_or(i64::MAX));
     }
 
     /// The text that Prometheus reads.
@@ -336,9 +364,20 @@ mod tests {
         metrics.request(-1, Duration::ZERO);
         metrics.refused(RefusedKind::Version);
         metrics.bytes_in.inc_by(10);
-        metrics.set_store("upload", "put", 3, 4096, 1);
-        metrics.set_store("upload", "put", 4, 8192, 1);
-        metrics.set_cache(7, 2, 100);
+        let lane = |puts| LaneSnapshot {
+            lane: "upload",
+            requests: vec![("put", puts)],
+            errors: 1,
+            retries: 1,
+            expired: 0,
+            bytes_sent: puts * 10,
+            bytes_received: 0,
+            latency_us: 0,
+            waited_us: 0,
+        };
+        metrics.set_store(&lane(3));
+        metrics.set_store(&lane(4));
+        metrics.set_reads(&ReadSnapshot { group_hits: 7, reads: 9, failed: 2, ..ReadSnapshot::default() }, 100);
         let text = metrics.render();
         for line in [
             "highwater_requests_total{api=\"Produce\"} 2",
@@ -347,9 +386,12 @@ mod tests {
             "highwater_request_errors_total{api=\"Fetch\"} 1",
             "highwater_refused_total{kind=\"version\"} 1",
             "highwater_received_bytes_total 10",
-            "highwater_store_requests_total{lane=\"upload\",request=\"put\"} 4",
-            "highwater_store_bytes_total{lane=\"upload\",request=\"put\"} 8192",
-            "highwater_cache_total{kind=\"hit\"} 7",
+            "highwater_store_requests_total{lane=\"upload\",kind=\"put\"} 4",
+            "highwater_store_bytes_total{lane=\"upload\",kind=\"sent\"} 40",
+            "highwater_store_trouble_total{lane=\"upload\",kind=\"retry\"} 1",
+            "highwater_cache_total{kind=\"group_hit\"} 7",
+            "highwater_tier_reads_total{kind=\"done\"} 7",
+            "highwater_cache_bytes 100",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }

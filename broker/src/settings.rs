@@ -22,6 +22,10 @@ pub const ENV_PREFIX: &str = "HIGHWATER_";
 pub struct SettingDef {
     /// Name of the field, with underscores, as Rust sees it.
     pub field: &'static str,
+    /// Name of the flag and of the TOML key: the same with dashes.
+    pub key: &'static str,
+    /// The field's name in capitals; with the prefix it is the environment variable.
+    pub capitals: &'static str,
     /// Default, as one would write it on the command line; empty means "none".
     pub default: &'static str,
     /// One sentence.
@@ -29,14 +33,39 @@ pub struct SettingDef {
 }
 
 impl SettingDef {
-    /// Name of the flag and of the TOML key.
-    pub fn key(&self) -> String {
-        self.field.replace('_', "-")
-    }
-
     /// Name of the environment variable.
     pub fn env(&self) -> String {
-        format!("{ENV_PREFIX}{}", self.field.to_ascii_uppercase())
+        format!("{ENV_PREFIX}{}", self.capitals)
+    }
+}
+
+/// The bytes of a field's name with dashes for underscores.
+const fn dashed<const N: usize>(name: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut i = 0;
+    while i < N {
+        let byte = name.as_bytes()[i];
+        bytes[i] = if byte == b'_' { b'-' } else { byte };
+        i += 1;
+    }
+    bytes
+}
+
+/// The bytes of a field's name in capitals.
+const fn capitals<const N: usize>(name: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut i = 0;
+    while i < N {
+        bytes[i] = name.as_bytes()[i].to_ascii_uppercase();
+        i += 1;
+    }
+    bytes
+}
+
+const fn text(bytes: &'static [u8]) -> &'static str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(_) => panic!("names of fields are ASCII"),
     }
 }
 
@@ -72,7 +101,19 @@ macro_rules! settings {
 
         /// The reference, in the order in which it is printed.
         pub const DEFS: &[SettingDef] = &[
-            $(SettingDef { field: stringify!($field), default: $default, doc: $doc },)*
+            $(SettingDef {
+                field: stringify!($field),
+                key: {
+                    const BYTES: [u8; stringify!($field).len()] = dashed(stringify!($field));
+                    text(&BYTES)
+                },
+                capitals: {
+                    const BYTES: [u8; stringify!($field).len()] = capitals(stringify!($field));
+                    text(&BYTES)
+                },
+                default: $default,
+                doc: $doc,
+            },)*
         ];
 
         impl Settings {
@@ -160,7 +201,7 @@ settings! {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings::from_lookup(|def| (def.default.to_owned(), def.key())).expect("every default parses")
+        Settings::from_lookup(|def| (def.default.to_owned(), def.key.to_owned())).expect("every default parses")
     }
 }
 
@@ -170,8 +211,10 @@ impl Settings {
         let file = match config {
             Some(path) => {
                 let name = path.display().to_string();
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| SettingsError::File { file: name.clone(), reason: format!("cannot read: {e}") })?;
+                let text = std::fs::read_to_string(path).map_err(|e| SettingsError::File {
+                    file: name.clone(),
+                    reason: format!("cannot read: {e}"),
+                })?;
                 parse_file(&name, &text)?
             }
             None => BTreeMap::new(),
@@ -187,15 +230,15 @@ impl Settings {
     ) -> Result<Settings, SettingsError> {
         let settings = Settings::from_lookup(|def| {
             if let Some(value) = flags.get(def.field) {
-                return (value.clone(), format!("--{}", def.key()));
+                return (value.clone(), format!("--{}", def.key));
             }
             if let Some(value) = env(&def.env()) {
                 return (value, def.env());
             }
             if let Some(value) = file.get(def.field) {
-                return (value.clone(), format!("setting {}", def.key()));
+                return (value.clone(), format!("setting {}", def.key));
             }
-            (def.default.to_owned(), format!("default of {}", def.key()))
+            (def.default.to_owned(), format!("default of {}", def.key))
         })?;
         settings.check()?;
         Ok(settings)
@@ -220,7 +263,9 @@ impl Settings {
         }
         let is_s3 = self.object_store.as_deref().is_some_and(|url| url.starts_with("s3://"));
         if self.s3_endpoint.is_some() && !is_s3 {
-            return conflict("s3-endpoint: needs object-store s3://BUCKET/PREFIX; set it or drop s3-endpoint".into());
+            return conflict(
+                "s3-endpoint: needs object-store s3://BUCKET/PREFIX; set it or drop s3-endpoint".into(),
+            );
         }
         if self.advertise.is_none() && self.kafka.is_every_interface() {
             return conflict(format!(
@@ -271,7 +316,10 @@ pub fn parse_file(file: &str, text: &str) -> Result<BTreeMap<String, String>, Se
             reason: format!("{key} must be a text, a number, true or false, or a list of texts"),
         })?;
         if values.insert(field, text).is_some() {
-            return Err(SettingsError::File { file: file.to_owned(), reason: format!("{key} is given twice") });
+            return Err(SettingsError::File {
+                file: file.to_owned(),
+                reason: format!("{key} is given twice"),
+            });
         }
     }
     Ok(values)
@@ -300,13 +348,16 @@ pub struct Reference;
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "# Settings of `highwater serve`\n")?;
-        writeln!(f, "Precedence: flag, then environment variable, then the file of `--config`, then default.")?;
+        writeln!(
+            f,
+            "Precedence: flag, then environment variable, then the file of `--config`, then default."
+        )?;
         writeln!(f, "The TOML key is the flag's name. Sizes take KiB, MiB, GiB; times take ms, s, min, h.")?;
         writeln!(f, "S3 credentials come from the usual `AWS_*` variables and are never settings.\n")?;
         writeln!(f, "| flag | environment | default | meaning |\n|---|---|---|---|")?;
         for def in DEFS {
             let default = if def.default.is_empty() { "".to_owned() } else { format!("`{}`", def.default) };
-            writeln!(f, "| `--{}` | `{}` | {default} | {} |", def.key(), def.env(), def.doc)?;
+            writeln!(f, "| `--{}` | `{}` | {default} | {} |", def.key, def.env(), def.doc)?;
         }
         Ok(())
     }

@@ -33,8 +33,7 @@ impl Args for SettingFlags {
                 "" => format!("{} [env: {}]", def.doc, def.env()),
                 default => format!("{} [default: {default}] [env: {}]", def.doc, def.env()),
             };
-            let name = def.field.to_ascii_uppercase();
-            command.arg(Arg::new(def.field).long(def.key()).value_name(name).help(about))
+            command.arg(Arg::new(def.field).long(def.key).value_name(def.capitals).help(about))
         })
     }
 

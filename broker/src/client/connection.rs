@@ -47,8 +47,7 @@ impl Connection {
             versions: BTreeMap::new(),
             is_broken: false,
         };
-        let answer =
-            connection.exchange(0, &ApiVersionsRequest::default(), Duration::ZERO).await?;
+        let answer = connection.exchange(0, &ApiVersionsRequest::default(), Duration::ZERO).await?;
         connection.versions =
             answer.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version))).collect();
         if connection.versions.is_empty() {

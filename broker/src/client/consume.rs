@@ -152,8 +152,7 @@ impl Consumer {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
-        let topic =
-            FetchTopic::default().with_topic(topic_name(&self.topic)).with_partitions(partitions);
+        let topic = FetchTopic::default().with_topic(topic_name(&self.topic)).with_partitions(partitions);
         let request = FetchRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
@@ -266,8 +265,7 @@ async fn list_offsets(
     for (leader, partitions) in by_leader {
         let asked =
             ListOffsetsTopic::default().with_name(topic_name(&topic.name)).with_partitions(partitions);
-        let request =
-            ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![asked]);
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![asked]);
         let response = client.broker(leader).await?.call(1, 8, &request).await?;
         for answer in response.topics.into_iter().flat_map(|t| t.partitions) {
             let what = format!("offsets of {}, partition {}", topic.name, answer.partition_index);

@@ -58,7 +58,9 @@ pub fn error_code(code: i16, message: Option<&str>, what: &str) -> Result<(), Cl
 fn explain(code: i16) -> String {
     match ResponseError::try_from_code(code) {
         Some(ResponseError::UnknownTopicOrPartition) => "there is no such topic or partition".to_owned(),
-        Some(ResponseError::OffsetOutOfRange) => "the offset is outside of what the partition holds".to_owned(),
+        Some(ResponseError::OffsetOutOfRange) => {
+            "the offset is outside of what the partition holds".to_owned()
+        }
         Some(error) => error.to_string().trim_end_matches('.').to_owned(),
         None => "the broker refused".to_owned(),
     }

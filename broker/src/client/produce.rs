@@ -128,7 +128,8 @@ fn check_answer(topic: &str, response: ProduceResponse) -> Result<(), ClientErro
 }
 
 async fn producer_id(client: &mut Client) -> Result<(i64, i16), ClientError> {
-    let request = InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
+    let request =
+        InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
     let deadline = tokio::time::Instant::now() + client.timeout();
     loop {
         let answer = client.any().await?.call(0, 4, &request).await?;

@@ -1,14 +1,18 @@
 //! What the administration handlers share: views of the control plane's state in the protocol's types, and refusals as
-//! error codes. Pure but for [`propose`].
+//! error codes. Pure but for [`follow`], which brings what was decided into effect on this node.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
 
+use highwater_coordinator::WriteError;
 use highwater_coordinator::core::{ClusterState, Partition};
 use highwater_model::{NodeId, TopicId};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::{BrokerId, TopicName};
 use highwater_wire::kafka::protocol::StrBytes;
+
+use crate::metrics::RefusedKind;
+use crate::node::Node;
 
 /// Topics that belong to the protocol itself (Kafka's `Topic.INTERNAL_TOPICS`).
 const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
@@ -27,6 +31,18 @@ pub struct Denied {
 impl Denied {
     pub fn new(error: ResponseError, message: impl Into<String>) -> Denied {
         Denied { code: error.code(), message: message.into() }
+    }
+
+    /// A write that the control plane did not do, or may not have done.
+    pub fn from_write(error: &WriteError) -> Denied {
+        match error {
+            WriteError::Refused(refusal) => {
+                Denied { code: refusal.kafka_error_code(), message: refusal.to_string() }
+            }
+            // Clients look for the controller again and repeat the request.
+            WriteError::Failed(_) => Denied::new(ResponseError::NotController, error.to_string()),
+            WriteError::Unknown(_) => Denied::new(ResponseError::RequestTimedOut, error.to_string()),
+        }
     }
 
     /// The text as the protocol's type.
@@ -92,9 +108,20 @@ pub fn duplicates<'a, T: Ord + Clone + 'a>(items: impl IntoIterator<Item = &'a T
     twice
 }
 
-/// A request's timeout as a duration, at least a moment and at most a minute.
-pub fn wait(timeout_ms: i32) -> Duration {
-    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0).clamp(1_000, 60_000))
+/// Brings what the control plane has decided into effect here, so that the client can use it at once.
+pub async fn follow(node: &Arc<Node>) {
+    if let Err(error) = node.follow_topics().await {
+        tracing::error!(
+            "partitions could not be opened or closed: {error}; it is tried again at the next change"
+        );
+    }
+}
+
+/// Counts refusals for the metrics.
+pub fn count_refused(node: &Node, refused: usize) {
+    for _ in 0..refused {
+        node.metrics.refused(RefusedKind::Admin);
+    }
 }
 
 /// The topic of a request that names it by id, if it names one.

@@ -17,8 +17,8 @@ pub async fn handle(_node: &Arc<Node>, version: i16, request: ApiVersionsRequest
 }
 
 fn respond(version: i16, request: &ApiVersionsRequest) -> ApiVersionsResponse {
-    let is_named = is_software_name(&request.client_software_name)
-        && is_software_name(&request.client_software_version);
+    let is_named =
+        is_software_name(&request.client_software_name) && is_software_name(&request.client_software_version);
     if version >= NAMED_CLIENTS_SINCE && !is_named {
         return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
     }

@@ -14,7 +14,11 @@ use crate::node::Node;
 const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
 
-pub async fn handle(node: &Arc<Node>, _version: i16, request: DescribeClusterRequest) -> DescribeClusterResponse {
+pub async fn handle(
+    node: &Arc<Node>,
+    _version: i16,
+    request: DescribeClusterRequest,
+) -> DescribeClusterResponse {
     respond(&node.coordinator.state(), node.settings.node_id, &request)
 }
 

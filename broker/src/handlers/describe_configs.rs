@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use highwater_coordinator::core::{ClusterState, Topic};
 use highwater_model::topic_config::{CONFIG_DEFS, ConfigDef, ConfigKind};
-use highwater_model::topic_name;
+use highwater_model::{limits, topic_name};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::create_topics_response::CreatableTopicConfigs;
 use highwater_wire::kafka::messages::describe_configs_request::DescribeConfigsResource;
@@ -25,17 +25,23 @@ const TOPIC_SOURCE: i8 = 1;
 const STATIC_BROKER_SOURCE: i8 = 4;
 const DEFAULT_SOURCE: i8 = 5;
 
-pub async fn handle(node: &Arc<Node>, _version: i16, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
+pub async fn handle(
+    node: &Arc<Node>,
+    _version: i16,
+    request: DescribeConfigsRequest,
+) -> DescribeConfigsResponse {
     let state = node.coordinator.state();
     let asked = Asked { synonyms: request.include_synonyms, documentation: request.include_documentation };
-    let results = request.resources.into_iter().map(|resource| {
+    let results = request.resources.into_iter().enumerate().map(|(i, resource)| {
         let found = match resource.resource_type {
+            _ if i >= limits::DESCRIBE_CONFIGS_RESOURCES_MAX => {
+                Err(Denied::new(ResponseError::PolicyViolation, "Too many resources in one request."))
+            }
             TOPIC => topic_configs(&state, &resource, asked),
             BROKER => broker_configs(&node.settings, &resource, asked),
-            other => Err(Denied::new(
-                ResponseError::InvalidRequest,
-                format!("Unsupported resource type: {other}"),
-            )),
+            other => {
+                Err(Denied::new(ResponseError::InvalidRequest, format!("Unsupported resource type: {other}")))
+            }
         };
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
@@ -173,7 +179,13 @@ fn all_broker_configs(settings: &Settings) -> Vec<BrokerConfig> {
         own("node.id", settings.node_id.to_string(), Int, false, "This node's id."),
         own("broker.id", settings.node_id.to_string(), Int, false, "This node's id."),
         own("process.roles", "broker,controller".into(), String, true, "What this process does."),
-        own("log.dirs", settings.data_dir.display().to_string(), String, false, "Directory of the local log."),
+        own(
+            "log.dirs",
+            settings.data_dir.display().to_string(),
+            String,
+            false,
+            "Directory of the local log.",
+        ),
         own(
             "auto.create.topics.enable",
             settings.auto_create_topics.to_string(),

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use highwater_model::limits;
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::find_coordinator_response::Coordinator;
 use highwater_wire::kafka::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
@@ -15,7 +16,11 @@ const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 const BATCHED_SINCE: i16 = 4;
 
-pub async fn handle(_node: &Arc<Node>, version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
+pub async fn handle(
+    _node: &Arc<Node>,
+    version: i16,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
     respond(version, request)
 }
 
@@ -37,7 +42,8 @@ fn respond(version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResp
             .with_error_code(code)
             .with_error_message(message.clone())
     };
-    let coordinators = request.coordinator_keys.into_iter().map(answer).collect();
+    let coordinators =
+        request.coordinator_keys.into_iter().take(limits::COORDINATOR_KEYS_MAX).map(answer).collect();
     FindCoordinatorResponse::default().with_coordinators(coordinators)
 }
 

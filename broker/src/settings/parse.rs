@@ -175,8 +175,12 @@ pub fn bytes_or_zero(value: &str) -> Result<u64, String> {
         .iter()
         .find_map(|(unit, shift)| value.strip_suffix(unit).map(|digits| (digits.trim_end(), *shift)))
         .unwrap_or((value, 0));
-    let number: u64 = digits.parse().map_err(|_| "bytes such as 1048576, 512KiB, 64MiB or 2GiB are needed")?;
-    number.checked_mul(1 << shift).filter(|n| *n <= i64::MAX as u64).ok_or_else(|| "it is too large".to_owned())
+    let number: u64 =
+        digits.parse().map_err(|_| "bytes such as 1048576, 512KiB, 64MiB or 2GiB are needed")?;
+    number
+        .checked_mul(1 << shift)
+        .filter(|n| *n <= i64::MAX as u64)
+        .ok_or_else(|| "it is too large".to_owned())
 }
 
 /// A time in milliseconds, at least 1 and at most 30 days.

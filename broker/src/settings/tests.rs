@@ -49,7 +49,8 @@ fn a_bad_value_names_the_place_that_it_came_from() {
     let env = |name: &str| (name == "HIGHWATER_CACHE_BYTES").then(|| "lots".to_owned());
     let from_env = Settings::resolve(&BTreeMap::new(), env, &BTreeMap::new()).expect_err("bad");
     assert!(from_env.to_string().starts_with("HIGHWATER_CACHE_BYTES: \"lots\""), "{from_env}");
-    let from_file = Settings::resolve(&BTreeMap::new(), |_| None, &map(&[("threads", "-1")])).expect_err("bad");
+    let from_file =
+        Settings::resolve(&BTreeMap::new(), |_| None, &map(&[("threads", "-1")])).expect_err("bad");
     assert!(from_file.to_string().starts_with("setting threads: \"-1\""), "{from_file}");
 }
 
@@ -63,7 +64,8 @@ fn unknown_and_odd_keys_of_the_file_are_refused_by_name() {
     assert!(twice.contains("given twice"), "{twice}");
     let broken = parse_file("h.toml", "node-id = ").expect_err("syntax").to_string();
     assert!(!broken.contains('\n'), "{broken}");
-    let roles = parse_file("h.toml", "roles = ['broker', 'coordinator']\nauto-create-topics = false").expect("ok");
+    let roles =
+        parse_file("h.toml", "roles = ['broker', 'coordinator']\nauto-create-topics = false").expect("ok");
     assert_eq!(roles["roles"], "broker,coordinator");
     assert_eq!(roles["auto_create_topics"], "false");
 }

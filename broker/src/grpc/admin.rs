@@ -1,0 +1,168 @@
+//! The administration service: each call is one look at the node or one request to its workers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use highwater_model::limits::{OFFLOAD_WAIT_DEFAULT, OFFLOAD_WAIT_MAX};
+use tonic::{Request, Response, Status};
+
+use super::proto::admin_server::Admin;
+use super::proto::{
+    LocalRange, OffloadedPartition, SealAlarm, TierDescribeRequest, TierDescribeResponse, TierOffloadRequest,
+    TierOffloadResponse, TierPartition, TierStatusRequest, TierStatusResponse,
+};
+use crate::node::Node;
+use crate::partition::Partition;
+use crate::partition::registry::Topic;
+use crate::status::{self, NodeStatus};
+use crate::workers::offload::OffloadNowError;
+
+pub struct AdminService {
+    node: Arc<Node>,
+}
+
+impl AdminService {
+    pub fn new(node: Arc<Node>) -> AdminService {
+        AdminService { node }
+    }
+
+    fn topic(&self, name: &str) -> Result<Arc<Topic>, Status> {
+        let view = self.node.partitions.view();
+        view.by_name(name).cloned().ok_or_else(|| unknown_topic(name))
+    }
+}
+
+fn unknown_topic(name: &str) -> Status {
+    Status::not_found(format!("there is no topic {name:?}"))
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn tier_status(
+        &self,
+        _request: Request<TierStatusRequest>,
+    ) -> Result<Response<TierStatusResponse>, Status> {
+        let status = NodeStatus::of(&self.node);
+        let count = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let alarms = status.alarms.into_iter().map(|alarm| SealAlarm {
+            topic: alarm.topic,
+            partition: alarm.partition,
+            reason: alarm.reason,
+        });
+        Ok(Response::new(TierStatusResponse {
+            cluster_id: self.node.coordinator.cluster_id(),
+            node_id: self.node.settings.node_id,
+            object_store: self.node.store.url().to_owned(),
+            topics: count(status.topics),
+            partitions: count(status.partitions),
+            objects: status.tier.objects,
+            object_bytes: status.tier.bytes,
+            raw_bytes: status.tier.raw_bytes,
+            local_bytes: status.local_bytes,
+            backlog_segments: count(status.backlog_segments),
+            backlog_bytes: status.backlog_bytes,
+            lag_ms: status.lag_ms,
+            alarms: alarms.collect(),
+        }))
+    }
+
+    async fn tier_describe(
+        &self,
+        request: Request<TierDescribeRequest>,
+    ) -> Result<Response<TierDescribeResponse>, Status> {
+        let topic = self.topic(&request.into_inner().topic)?;
+        let partitions: Result<Vec<TierPartition>, Status> =
+            topic.partitions().map(|partition| describe(partition)).collect();
+        Ok(Response::new(TierDescribeResponse {
+            topic: topic.name.to_string(),
+            topic_id: topic.id.to_string(),
+            partitions: partitions?,
+        }))
+    }
+
+    async fn tier_offload(
+        &self,
+        request: Request<TierOffloadRequest>,
+    ) -> Result<Response<TierOffloadResponse>, Status> {
+        let request = request.into_inner();
+        let wait = match request.deadline_ms {
+            0 => OFFLOAD_WAIT_DEFAULT,
+            ms => Duration::from_millis(ms).min(OFFLOAD_WAIT_MAX),
+        };
+        let topic = self.topic(&request.topic)?;
+        let before: Vec<_> = topic.partitions().map(|p| (p.clone(), p.manifest().totals)).collect();
+        let started = Instant::now();
+        let node = self.node.clone();
+        // On a task of its own: a caller that hangs up does not leave the work half done.
+        let work = tokio::spawn(async move { offload(&node, &request, wait).await });
+        match work.await.map_err(|_| Status::internal("the offload task panicked"))? {
+            Ok(()) => {}
+            Err(error) => return Err(offload_status(&error, started.elapsed() >= wait)),
+        }
+        let mut partitions = Vec::with_capacity(before.len());
+        for (partition, totals) in before {
+            let after = partition.manifest().totals;
+            let bounds = partition.bounds().map_err(|e| Status::unavailable(e.to_string()))?;
+            partitions.push(OffloadedPartition {
+                partition: partition.tp.partition,
+                tiered_end: bounds.tiered_end,
+                local_start: bounds.local_start,
+                log_end: bounds.log_end,
+                objects: after.objects.saturating_sub(totals.objects),
+                object_bytes: after.bytes.saturating_sub(totals.bytes),
+            });
+        }
+        Ok(Response::new(TierOffloadResponse { topic: topic.name.to_string(), partitions }))
+    }
+}
+
+async fn offload(
+    node: &Arc<Node>,
+    request: &TierOffloadRequest,
+    wait: Duration,
+) -> Result<(), OffloadNowError> {
+    node.offload_now(&request.topic, wait).await?;
+    if request.evict {
+        node.evict_now(&request.topic).await?;
+    }
+    Ok(())
+}
+
+fn offload_status(error: &OffloadNowError, is_late: bool) -> Status {
+    match error {
+        OffloadNowError::UnknownTopic(name) => unknown_topic(name),
+        OffloadNowError::Partition { .. } if is_late => Status::deadline_exceeded(error.to_string()),
+        OffloadNowError::NoTier(_) | OffloadNowError::Partition { .. } => {
+            Status::failed_precondition(error.to_string())
+        }
+    }
+}
+
+fn describe(partition: &Partition) -> Result<TierPartition, Status> {
+    let bounds = partition.bounds().map_err(|e| Status::unavailable(e.to_string()))?;
+    let manifest = partition.manifest();
+    let local = status::local_ranges(partition).into_iter().map(|range| LocalRange {
+        start: range.start,
+        end: range.end,
+        bytes: range.bytes,
+        reason: range.reason,
+    });
+    Ok(TierPartition {
+        partition: partition.tp.partition,
+        log_start: bounds.log_start,
+        local_start: bounds.local_start,
+        tiered_end: bounds.tiered_end,
+        last_stable: bounds.last_stable,
+        high_watermark: bounds.high_watermark,
+        log_end: bounds.log_end,
+        leader_epoch: partition.terms().leader_epoch,
+        manifest_version: manifest.version,
+        objects: manifest.totals.objects,
+        object_bytes: manifest.totals.bytes,
+        raw_bytes: manifest.totals.raw_bytes,
+        local_bytes: partition.local_use().bytes,
+        pages: u32::try_from(manifest.pages.len()).unwrap_or(u32::MAX),
+        retiring: u32::try_from(manifest.retiring.len()).unwrap_or(u32::MAX),
+        local: local.collect(),
+    })
+}

@@ -1,0 +1,70 @@
+//! CreatePartitions v0 to v3: a topic grows; nothing moves between its partitions.
+
+use std::sync::Arc;
+
+use highwater_coordinator::NewPartitions;
+use highwater_coordinator::core::ClusterState;
+use highwater_model::{NodeId, limits};
+use highwater_wire::kafka::ResponseError;
+use highwater_wire::kafka::messages::create_partitions_request::CreatePartitionsTopic;
+use highwater_wire::kafka::messages::create_partitions_response::CreatePartitionsTopicResult;
+use highwater_wire::kafka::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+
+use super::admin::{self, Denied};
+use crate::node::Node;
+
+pub async fn handle(
+    node: &Arc<Node>,
+    _version: i16,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
+    let twice = admin::duplicates(request.topics.iter().map(|topic| &topic.name));
+    let too_many = request.topics.len() > limits::ADMIN_TOPICS_PER_REQUEST_MAX;
+    let state = node.coordinator.state();
+    let judged: Vec<_> = request
+        .topics
+        .iter()
+        .map(|topic| match too_many {
+            true => Err(Denied::new(ResponseError::PolicyViolation, "Too many topics in one request.")),
+            false if twice.contains(&topic.name) => {
+                Err(Denied::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+            }
+            false => growth(&state, topic),
+        })
+        .collect();
+    let wanted: Vec<NewPartitions> = judged.iter().flatten().cloned().collect();
+    let mut outcomes = node.coordinator.create_partitions(wanted, request.validate_only).await.into_iter();
+    if !request.validate_only && outcomes.as_slice().iter().any(Result::is_ok) {
+        admin::follow(node).await;
+    }
+    let results: Vec<_> = request
+        .topics
+        .into_iter()
+        .zip(judged)
+        .map(|(topic, judged)| {
+            let result = CreatePartitionsTopicResult::default().with_name(topic.name);
+            let denied = match judged {
+                Ok(_) => match outcomes.next().expect("one outcome for each topic") {
+                    Ok(()) => return result,
+                    Err(error) => Denied::from_write(&error),
+                },
+                Err(denied) => denied,
+            };
+            result.with_error_code(denied.code).with_error_message(denied.text())
+        })
+        .collect();
+    admin::count_refused(node, results.iter().filter(|result| result.error_code != 0).count());
+    CreatePartitionsResponse::default().with_results(results)
+}
+
+fn growth(state: &ClusterState, topic: &CreatePartitionsTopic) -> Result<NewPartitions, Denied> {
+    let found = state.topic_by_name(&topic.name).ok_or_else(|| {
+        let text = "This server does not host this topic-partition.";
+        Denied::new(ResponseError::UnknownTopicOrPartition, text)
+    })?;
+    let assignments = topic.assignments.iter().flatten().map(|assignment| {
+        // A negative id is no node's; the control plane will not know it.
+        assignment.broker_ids.iter().map(|id| NodeId::try_from(id.0).unwrap_or(NodeId::MAX)).collect()
+    });
+    Ok(NewPartitions { topic_id: found.id, count: topic.count, assignments: assignments.collect() })
+}
