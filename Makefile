@@ -52,7 +52,7 @@ test: prerequisites ## everything: formats, lints, all tests, the demo
 	$(CARGO) test --release --workspace
 	$(MAKE) --no-print-directory demo
 
-bench: build ## Highwater and Apache Kafka side by side (about two hours on an idle machine)
+bench: build ## Highwater and Apache Kafka side by side (about an hour on an idle machine)
 	scripts/tools.sh minio python kafka
 	target/venv/bin/python bench/compare.py run --runs 3 --out bench/results/latest.json
 	target/venv/bin/python bench/compare.py report bench/results/latest.json
