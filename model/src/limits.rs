@@ -265,3 +265,41 @@ pub const STORE_PROBE_STEP_MS_MAX: u64 = 5_000;
 pub const STORE_PROBE_MS_MAX: u64 = 15_000;
 /// Attempts to raise a partition's log start against concurrent edits of its manifest.
 pub const LOG_START_ATTEMPTS_MAX: usize = 16;
+/// Time for the upload of one object, retries included, in milliseconds.
+pub const OFFLOAD_UPLOAD_MS_MAX: u64 = 300_000;
+/// Time for each other request of an offload (verify, page, orphan), retries included, in milliseconds.
+pub const OFFLOAD_STEP_MS_MAX: u64 = 60_000;
+/// Proposals of one publish before its outcome is reported as it stands.
+pub const OFFLOAD_PROPOSALS_MAX: u32 = 8;
+/// Pages spilled after one publish; more than one only when levels fill at once.
+pub const OFFLOAD_SPILLS_MAX: u32 = 8;
+/// Pause between proposals that failed, in milliseconds.
+pub const OFFLOAD_PROPOSE_PAUSE_MS: u64 = 200;
+/// Segments that wait for a sealing thread.
+pub const SEAL_QUEUE_MAX: usize = 16;
+/// How much lower than the rest of the process sealing threads run (`nice`).
+pub const SEAL_NICE: i32 = 10;
+/// How long a changed manifest may wait for more changes before it is mirrored, in milliseconds.
+pub const MIRROR_DELAY_MS: u64 = 2_000;
+/// Mirrors written at a time.
+pub const MIRROR_CONCURRENCY_MAX: usize = 4;
+/// Attempts to write one mirror over what others wrote, per round.
+pub const MIRROR_ATTEMPTS_MAX: u32 = 4;
+/// How long a retired object stays in the bucket, in milliseconds: longer than any read may take (`TIER_READ_MS_MAX`).
+pub const RETIRED_GRACE_MS: i64 = 120_000;
+/// Keys deleted at once by the sweep.
+pub const SWEEP_KEYS_MAX: usize = 500;
+/// Prune edits in a row for one retention decision.
+pub const PRUNE_ROUNDS_MAX: u32 = 16;
+/// Readers that are remembered so that their next read finds what was fetched ahead.
+pub const TIER_STREAMS_MAX: usize = 1_024;
+/// A reader silent for this long gives up what was fetched ahead for it, in milliseconds.
+pub const TIER_STREAM_IDLE_MS: u64 = 10_000;
+/// Row groups fetched ahead of one reader.
+pub const TIER_AHEAD_GROUPS_MAX: usize = 3;
+/// Bytes of batches rebuilt ahead of one reader.
+pub const TIER_AHEAD_REBUILT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Chunks that one read puts together.
+pub const TIER_CHUNKS_PER_READ_MAX: usize = 1_024;
+/// Times that one read goes on with a fresh manifest after its object was replaced.
+pub const TIER_REOPENS_MAX: u32 = 2;

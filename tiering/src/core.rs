@@ -7,5 +7,4 @@ pub mod layout_codec;
 pub mod layout_footer;
 pub mod manifest;
 pub mod names;
-pub mod evict;
 pub mod plan;

@@ -154,7 +154,8 @@ impl Pages {
             level: plan.level,
             nodes: plan.nodes,
         };
-        let body = Bytes::from(serde_json::to_vec(&page).expect("a page has no map with keys that are not text"));
+        let body =
+            Bytes::from(serde_json::to_vec(&page).expect("a page has no map with keys that are not text"));
         let reference = PageRef {
             level: plan.level,
             start: summary.start,

@@ -1,0 +1,317 @@
+//! Readers that go on where they stopped, and what is made ready for them.
+//!
+//! A stream is known by partition and next offset: Kafka consumers say no more. It holds the row group it is in, those
+//! fetched ahead, the next object opened ahead, and the next batches rebuilt ahead, all bounded: what is fetched ahead
+//! takes memory from a budget that is only tried, never waited for, and is given back when it is used or the reader has
+//! been silent for a while. Two readers at one offset share through the cache.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use highwater_model::limits::{
+    TIER_AHEAD_GROUPS_MAX, TIER_AHEAD_REBUILT_BYTES_MAX, TIER_READ_MS_MAX, TIER_STREAM_IDLE_MS,
+    TIER_STREAMS_MAX,
+};
+use highwater_model::{Offset, TopicPartition};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::load::{Loader, group_key, units};
+use super::{Place, Scope};
+use crate::cache::{Chunk, GroupKey};
+use crate::core::manifest::Manifest;
+use crate::lane::deadline_in;
+
+type Coming<T> = Shared<BoxFuture<'static, Option<T>>>;
+
+struct AheadGroup {
+    key: GroupKey,
+    bytes: Coming<Bytes>,
+    _memory: OwnedSemaphorePermit,
+}
+
+struct AheadObject {
+    start: Offset,
+    opened: Coming<(Place, Option<Bytes>)>,
+    _memory: OwnedSemaphorePermit,
+}
+
+struct AheadChunk {
+    upload_id: Uuid,
+    offset: Offset,
+    bytes_max: usize,
+    chunk: Coming<Arc<Chunk>>,
+}
+
+/// One reader, as far as it is known.
+#[derive(Default)]
+pub(super) struct Stream {
+    /// Reads in a row.
+    run: u32,
+    place: Option<Place>,
+    current: Option<(GroupKey, Bytes)>,
+    groups: VecDeque<AheadGroup>,
+    object: Option<AheadObject>,
+    chunk: Option<AheadChunk>,
+}
+
+impl Stream {
+    /// The object at `offset`, when the stream is in it or has opened it ahead.
+    pub(super) async fn place(&mut self, offset: Offset) -> Option<Place> {
+        let within = |p: &Place| p.entry.start <= offset && offset < p.entry.end;
+        if let Some(place) = self.place.as_ref().filter(|p| within(p)) {
+            return Some(place.clone());
+        }
+        let ahead = self.object.take_if(|o| o.start == offset)?;
+        let (place, first) = ahead.opened.clone().await.filter(|(p, _)| within(p))?;
+        self.enter(place.clone());
+        if let Some(bytes) = first {
+            self.hold((place.entry.upload_id, 0), bytes);
+        }
+        Some(place)
+    }
+
+    /// The reader is in another object now.
+    pub(super) fn enter(&mut self, place: Place) {
+        self.groups.retain(|g| g.key.0 == place.entry.upload_id);
+        self.place = Some(place);
+    }
+
+    /// The bytes of a row group that the stream holds or that are on their way for it.
+    pub(super) async fn group(&mut self, key: GroupKey) -> Option<Bytes> {
+        if let Some((_, bytes)) = self.current.as_ref().filter(|(held, _)| *held == key) {
+            return Some(bytes.clone());
+        }
+        let at = self.groups.iter().position(|g| g.key == key)?;
+        self.groups.drain(..at);
+        let ahead = self.groups.pop_front()?;
+        ahead.bytes.await
+    }
+
+    pub(super) fn hold(&mut self, key: GroupKey, bytes: Bytes) {
+        self.current = Some((key, bytes));
+    }
+
+    /// Batches that were rebuilt ahead for exactly this read.
+    pub(super) async fn rebuilt(
+        &mut self,
+        upload_id: Uuid,
+        offset: Offset,
+        bytes_max: usize,
+    ) -> Option<Arc<Chunk>> {
+        let ahead = self.chunk.take()?;
+        if ahead.upload_id != upload_id || ahead.offset != offset || ahead.bytes_max > bytes_max {
+            return None;
+        }
+        ahead.chunk.await
+    }
+}
+
+struct Parked {
+    stream: Stream,
+    since: Instant,
+}
+
+/// All streams that wait for their reader's next read.
+pub(super) struct Streams {
+    parked: Arc<Mutex<BTreeMap<(TopicPartition, Offset), Parked>>>,
+    ahead: Arc<Semaphore>,
+    ahead_units: u32,
+    /// Whether a task will look for silent readers.
+    watched: Arc<AtomicBool>,
+}
+
+type Map = BTreeMap<(TopicPartition, Offset), Parked>;
+
+fn lock(parked: &Mutex<Map>) -> MutexGuard<'_, Map> {
+    parked.lock().expect("no panic while streams are locked")
+}
+
+/// Drops streams silent since before `idle` ago.
+fn drop_silent(parked: &Mutex<Map>, idle: Duration) -> usize {
+    let now = Instant::now();
+    let mut parked = lock(parked);
+    parked.retain(|_, p| now.duration_since(p.since) < idle);
+    parked.len()
+}
+
+impl Streams {
+    pub(super) fn new(ahead_bytes: usize) -> Streams {
+        let ahead_units = units(ahead_bytes, 1 << 30);
+        Streams {
+            parked: Arc::default(),
+            ahead: Arc::new(Semaphore::new(ahead_units as usize)),
+            ahead_units,
+            watched: Arc::default(),
+        }
+    }
+
+    /// The stream that stopped here, or a new one.
+    pub(super) fn take(&self, tp: TopicPartition, offset: Offset) -> Stream {
+        lock(&self.parked).remove(&(tp, offset)).map_or_else(Stream::default, |p| p.stream)
+    }
+
+    pub(super) fn put(&self, tp: TopicPartition, offset: Offset, stream: Stream) {
+        let mut parked = lock(&self.parked);
+        if parked.len() >= TIER_STREAMS_MAX {
+            let oldest = parked.iter().min_by_key(|(_, p)| p.since).map(|(key, _)| *key);
+            oldest.and_then(|key| parked.remove(&key));
+        }
+        parked.insert((tp, offset), Parked { stream, since: Instant::now() });
+        drop(parked);
+        if !self.watched.swap(true, AcqRel) {
+            let (parked, watched) = (self.parked.clone(), self.watched.clone());
+            tokio::spawn(async move {
+                let idle = Duration::from_millis(TIER_STREAM_IDLE_MS);
+                loop {
+                    tokio::time::sleep(idle).await;
+                    if drop_silent(&parked, idle) == 0 {
+                        watched.store(false, Release);
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Memory for something to be fetched ahead, if there is some.
+    fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = units(bytes, self.ahead_units);
+        if let Ok(memory) = self.ahead.clone().try_acquire_many_owned(units) {
+            return Some(memory);
+        }
+        drop_silent(&self.parked, Duration::from_millis(TIER_STREAM_IDLE_MS / 5));
+        self.ahead.clone().try_acquire_many_owned(units).ok()
+    }
+
+    /// Starts what the reader will want after `next`, the more of it the longer it has been reading on.
+    pub(super) fn go_on(
+        &self,
+        loader: &Arc<Loader>,
+        scope: &Scope,
+        manifest: &Arc<Manifest>,
+        stream: &mut Stream,
+        next: Offset,
+        bytes_max: usize,
+    ) {
+        stream.run = stream.run.saturating_add(1);
+        let Some(place) = stream.place.clone() else { return };
+        // A single read is most often a lookup; only what follows it is a replay.
+        if stream.run < 2 {
+            return;
+        }
+        let scope = Scope { deadline: deadline_in(TIER_READ_MS_MAX), ..scope.clone() };
+        let depth = match stream.run {
+            0..=3 => 1,
+            4..=15 => 2,
+            _ => TIER_AHEAD_GROUPS_MAX,
+        };
+        if next >= place.entry.end {
+            self.open_ahead(loader, &scope, manifest, stream, &place);
+            return;
+        }
+        let Some(group) = place.index.row_group_for_offset(next) else { return };
+        let groups = place.index.row_groups.len();
+        for ahead in group..groups.min(group + 1 + depth) {
+            self.fetch_ahead(loader, &scope, stream, &place, ahead);
+        }
+        if group + depth >= groups {
+            self.open_ahead(loader, &scope, manifest, stream, &place);
+        }
+        if bytes_max <= TIER_AHEAD_REBUILT_BYTES_MAX {
+            rebuild_ahead(loader, &scope, stream, &place, group, next, bytes_max);
+        }
+    }
+
+    fn fetch_ahead(
+        &self,
+        loader: &Arc<Loader>,
+        scope: &Scope,
+        stream: &mut Stream,
+        place: &Place,
+        group: usize,
+    ) {
+        let key = group_key(place, group);
+        let held = stream.current.as_ref().is_some_and(|(held, _)| *held == key);
+        if held || stream.groups.iter().any(|g| g.key == key) {
+            return;
+        }
+        let length = place.index.row_groups[group].length as usize;
+        let Some(memory) = self.memory(length) else { return };
+        let (loader, scope, place) = (loader.clone(), scope.clone(), place.clone());
+        let bytes = coming(async move { loader.group_ahead(&scope, &place, group).await.ok() });
+        stream.groups.push_back(AheadGroup { key, bytes, _memory: memory });
+    }
+
+    /// Opens the object after `place` and fetches its first row group.
+    fn open_ahead(
+        &self,
+        loader: &Arc<Loader>,
+        scope: &Scope,
+        manifest: &Arc<Manifest>,
+        stream: &mut Stream,
+        place: &Place,
+    ) {
+        let start = place.entry.end;
+        if start >= manifest.tiered_end || stream.object.as_ref().is_some_and(|o| o.start == start) {
+            return;
+        }
+        // The next object's row groups are likely as long as this one's.
+        let length = place.index.row_groups.first().map_or(0, |g| g.length as usize);
+        let Some(memory) = self.memory(length) else { return };
+        let (loader, scope, manifest) = (loader.clone(), scope.clone(), manifest.clone());
+        let opened = coming(async move {
+            let place = loader.open(&scope, &manifest, start).await.ok()?;
+            let first = match place.index.row_groups.is_empty() {
+                true => None,
+                false => loader.group_ahead(&scope, &place, 0).await.ok(),
+            };
+            Some((place, first))
+        });
+        stream.object = Some(AheadObject { start, opened, _memory: memory });
+    }
+}
+
+fn rebuild_ahead(
+    loader: &Arc<Loader>,
+    scope: &Scope,
+    stream: &mut Stream,
+    place: &Place,
+    group: usize,
+    offset: Offset,
+    bytes_max: usize,
+) {
+    let key = group_key(place, group);
+    let held = stream.current.as_ref().filter(|(held, _)| *held == key).map(|(_, bytes)| bytes.clone());
+    let fetching = stream.groups.iter().find(|g| g.key == key).map(|g| g.bytes.clone());
+    if held.is_none() && fetching.is_none() {
+        return;
+    }
+    let (loader, scope, place) = (loader.clone(), scope.clone(), place.clone());
+    let upload_id = place.entry.upload_id;
+    let chunk = coming(async move {
+        let raw = match (held, fetching) {
+            (Some(raw), _) => raw,
+            (None, Some(fetching)) => fetching.await?,
+            (None, None) => return None,
+        };
+        loader.chunk(&scope, &place, group, raw, offset, bytes_max).await.ok()
+    });
+    stream.chunk = Some(AheadChunk { upload_id, offset, bytes_max, chunk });
+}
+
+/// Work that goes on by itself and whose result can be waited for. An error is told by None: the read that needs it
+/// tries by itself and gets its own error.
+fn coming<T: Clone + Send + Sync + 'static>(
+    work: impl Future<Output = Option<T>> + Send + 'static,
+) -> Coming<T> {
+    let shared = work.boxed().shared();
+    tokio::spawn(shared.clone());
+    shared
+}

@@ -1,0 +1,71 @@
+//! Threads for sealing, below everything else in priority: sealing is a second's worth of computing per segment and must
+//! not slow a produce on the same cores. A thread starts with the first segment and keeps its buffers.
+//!
+//! Must not touch the async runtime. Invariants: 15, 16 (the queue is bounded; who finds it full waits for a place).
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use highwater_model::limits::{SEAL_NICE, SEAL_QUEUE_MAX};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::object::{SealError, SealInput, SealedObject, Sealer};
+
+struct Job {
+    input: SealInput,
+    reply: oneshot::Sender<Result<SealedObject, SealError>>,
+}
+
+/// Sealing threads. Dropping the last handle ends them once they are idle.
+#[derive(Clone)]
+pub struct SealThreads {
+    queue: SyncSender<Job>,
+    places: Arc<Semaphore>,
+}
+
+impl SealThreads {
+    /// `threads` run at most that many seals at a time.
+    pub fn start(threads: usize) -> std::io::Result<SealThreads> {
+        let (queue, jobs) = sync_channel(SEAL_QUEUE_MAX);
+        let jobs = Arc::new(Mutex::new(jobs));
+        for number in 0..threads.max(1) {
+            let jobs = jobs.clone();
+            let name = format!("seal-{number}");
+            std::thread::Builder::new().name(name).spawn(move || run(&jobs))?;
+        }
+        Ok(SealThreads { queue, places: Arc::new(Semaphore::new(SEAL_QUEUE_MAX)) })
+    }
+
+    /// Seals on one of the threads. None when that thread died of a panic, which its message has named.
+    pub async fn seal(&self, input: SealInput) -> Option<Result<SealedObject, SealError>> {
+        let _place = self.places.acquire().await.ok()?;
+        let (reply, sealed) = oneshot::channel();
+        match self.queue.try_send(Job { input, reply }) {
+            Ok(()) => sealed.await.ok(),
+            Err(TrySendError::Full(_)) => unreachable!("there are no more places than room in the queue"),
+            Err(TrySendError::Disconnected(_)) => None,
+        }
+    }
+}
+
+fn run(jobs: &Mutex<Receiver<Job>>) {
+    // On Linux this is the thread's own priority. Without it sealing works as well, only less politely.
+    let _ = rustix::process::nice(SEAL_NICE);
+    let mut sealer = Sealer::new();
+    loop {
+        let job = match jobs.lock() {
+            Ok(jobs) => jobs.recv(),
+            Err(_) => return,
+        };
+        let Ok(Job { input, reply }) = job else { return };
+        let work = std::panic::AssertUnwindSafe(|| sealer.seal(&input));
+        match std::panic::catch_unwind(work) {
+            // Nobody waits any more when the caller was cancelled.
+            Ok(sealed) => drop(reply.send(sealed)),
+            Err(_) => {
+                sealer = Sealer::new();
+                drop(reply);
+            }
+        }
+    }
+}
