@@ -6,8 +6,6 @@
 //! panics on bad input.
 
 mod lz4;
-#[cfg(test)]
-mod tests;
 mod zstandard;
 
 use std::io::{Read, Write};
@@ -224,3 +222,6 @@ fn compress_snappy(input: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&bytes);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ pub mod frame;
 pub mod records;
 pub mod shape;
 #[cfg(test)]
-mod testing;
+mod test_support;
 pub mod validate;
 
 /// The generated messages of the Kafka protocol; other crates reach them only through here.

@@ -9,14 +9,15 @@
 //! What strings say is not checked here: the decoders refuse what is not UTF-8.
 
 mod table;
-#[cfg(test)]
-mod tests;
 
 use highwater_model::limits::{REQUEST_ELEMENTS_MAX, TAGGED_FIELD_BYTES_MAX, TAGGED_FIELDS_MAX};
 
 use crate::api;
 use table::{Field, Kind};
 
+/// What an unknown tagged field takes off a request's budget of elements: the decoders keep each in a map of
+/// its own.
+const UNKNOWN_TAG_ELEMENTS: usize = 16;
 /// Longest string that the protocol can hold, in either encoding.
 const TEXT_BYTES_MAX: usize = i16::MAX as usize;
 
@@ -165,6 +166,7 @@ impl<'a> Walk<'a> {
                     return Err(self.error("unknown field too large"));
                 }
                 self.take(length)?;
+                self.spend(UNKNOWN_TAG_ELEMENTS)?;
                 continue;
             };
             let end = self.rest.len().checked_sub(length).ok_or_else(|| self.error("cut short"))?;
@@ -202,11 +204,16 @@ impl<'a> Walk<'a> {
         if elements > self.rest.len() {
             return Err(self.error("more elements than bytes"));
         }
+        self.spend(elements)?;
+        Ok(count)
+    }
+
+    fn spend(&mut self, elements: usize) -> Result<(), ShapeError> {
         match self.elements_left.checked_sub(elements) {
             Some(left) => self.elements_left = left,
             None => return Err(self.error("too many elements in one request")),
         }
-        Ok(count)
+        Ok(())
     }
 
     fn plain_length(&mut self) -> Result<Option<usize>, ShapeError> {
@@ -261,3 +268,6 @@ impl<'a> Walk<'a> {
         ShapeError { field: self.field, at: self.position(), what }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{JAVA_BATCHES, java_batch};
+use crate::test_support::{JAVA_BATCHES, java_batch};
 
 fn header() -> BatchHeader {
     BatchHeader {

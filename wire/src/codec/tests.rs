@@ -1,6 +1,6 @@
 use super::*;
 use crate::HEADER_BYTES;
-use crate::testing::java_batch;
+use crate::test_support::java_batch;
 
 const CAP: usize = 1 << 20;
 

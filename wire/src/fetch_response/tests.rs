@@ -3,7 +3,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::kafka::messages::{self, BrokerId, ResponseHeader, TopicName, fetch_response as decoded};
 use crate::kafka::protocol::Decodable;
-use crate::testing::Dice;
+use crate::test_support::Dice;
 
 fn fixture() -> Arc<File> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/java-client-batches.txt");

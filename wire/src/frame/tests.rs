@@ -1,7 +1,7 @@
 use super::*;
 use crate::kafka::messages::RequestHeader;
 use crate::kafka::protocol::{Encodable, StrBytes};
-use crate::testing::{Dice, fuzz_inputs};
+use crate::test_support::{Dice, fuzz_inputs};
 
 fn encoded(key: i16, version: i16, client_id: Option<&'static str>, header_version: i16) -> Bytes {
     let header = RequestHeader::default()
@@ -41,7 +41,7 @@ fn what_is_not_served_is_read_as_far_as_it_is_known() {
         frame.extend_from_slice(&[0, 0, 0, 9, 0xff, 0xff, 0xff]);
         let head = RequestHead::parse(&Bytes::from(frame)).expect("readable");
         assert_eq!((head.api_key, head.api_version, head.correlation_id), (key, version, 9));
-        assert_eq!((head.client_id, head.body_offset), (None, 15));
+        assert_eq!((head.client_id, head.body_offset), (None, 11));
     }
 }
 

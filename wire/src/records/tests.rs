@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{JAVA_BATCHES, OwnedRecord, java_batch, read_all};
+use crate::test_support::{JAVA_BATCHES, OwnedRecord, java_batch, read_all};
 use crate::{BatchBuilder, BatchHeader, Codec, HEADER_BYTES};
 
 /// What the fixtures of the small batches hold, as their generator wrote it.
@@ -139,9 +139,13 @@ fn counts_that_lie_are_refused() {
 
 type OwnedHeaders = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+fn any_timestamp() -> impl Strategy<Value = i64> {
+    prop_oneof![Just(-1), Just(0), Just(i64::MAX), any::<i64>(), 1_700_000_000_000i64..1_700_000_100_000]
+}
+
 prop_compose! {
     fn any_record()(
-        timestamp in prop_oneof![Just(-1), Just(0), Just(i64::MAX), any::<i64>(), 1_700_000_000_000i64..1_700_000_100_000],
+        timestamp in any_timestamp(),
         key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
         value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..400)),
         headers in proptest::collection::vec((

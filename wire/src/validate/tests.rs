@@ -1,6 +1,6 @@
 use super::*;
 use crate::BatchBuilder;
-use crate::testing::{Dice, JAVA_BATCHES, OwnedRecord, fuzz_inputs, java_batch, read_all, shared};
+use crate::test_support::{Dice, JAVA_BATCHES, OwnedRecord, fuzz_inputs, java_batch, read_all, shared};
 
 const NOW_MS: i64 = 1_700_000_100_000;
 const HOUR_MS: i64 = 3_600_000;

@@ -12,7 +12,7 @@ use crate::kafka::messages::{
     metadata_request as metadata, offset_for_leader_epoch_request as epochs, produce_request as produce, *,
 };
 use crate::kafka::protocol::StrBytes;
-use crate::testing::Dice;
+use crate::test_support::Dice;
 
 pub fn any_request(dice: &mut Dice, key: i16, version: i16) -> RequestKind {
     match key {
