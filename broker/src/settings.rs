@@ -167,7 +167,7 @@ settings! {
         "Threads that serve requests; 0 means one per core.";
     cache_bytes: u64 = parse::bytes, "128MiB",
         "Memory for parts of objects read back from the tier.";
-    read_memory_bytes: u64 = parse::bytes, "64MiB",
+    read_memory_bytes: u64 = parse::bytes, "96MiB",
         "Memory that reads from the tier may hold at once, besides the cache.";
     request_memory_bytes: u64 = parse::bytes, "256MiB",
         "Memory that requests being received or answered may hold at once; connections wait when it is used up.";
@@ -179,29 +179,26 @@ settings! {
         "Most bytes of records in one answer to a fetch, whatever the client asks (Kafka's fetch.max.bytes).";
     offload_concurrency: usize = parse::positive, "2",
         "Segments being sealed and uploaded at a time.";
-    mirror_interval_ms: u64 = parse::millis, "5s",
-        "A changed manifest is mirrored to the bucket within this time (10 s at most).";
-    retire_grace_ms: u64 = parse::millis, "10min",
-        "How long an object stays in the bucket after the manifest has dropped it; longer than any read.";
     retention_check_ms: u64 = parse::millis, "30s",
         "How often retention is checked.";
     drain_timeout_ms: u64 = parse::millis, "10s",
         "How long a stopping node waits for requests in flight.";
-    store_upload_concurrency: usize = parse::positive, "4",
-        "Uploads to the object store at a time.";
-    store_read_concurrency: usize = parse::positive, "16",
-        "Reads from the object store at a time.";
+    store_upload_concurrency: usize = parse::positive, "8",
+        "Requests of uploads to the object store at a time.";
+    store_read_concurrency: usize = parse::positive, "64",
+        "Requests of reads from the object store at a time.";
     store_requests_per_second: u32 = parse::per_second, "0",
         "Most requests per second to the object store, in each lane; 0 means no limit.";
     store_upload_bytes_per_second: u64 = parse::bytes_or_zero, "0",
         "Most bytes per second uploaded to the object store; 0 means no limit.";
-    store_timeout_ms: u64 = parse::millis, "30s",
-        "Deadline of one request to the object store.";
+    store_timeout_ms: u64 = parse::millis, "10s",
+        "Time that one request to the object store gets, beside the time that its bytes need; then it is repeated.";
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings::from_lookup(|def| (def.default.to_owned(), def.key.to_owned())).expect("every default parses")
+        Settings::from_lookup(|def| (def.default.to_owned(), def.key.to_owned()))
+            .expect("every default parses")
     }
 }
 
@@ -275,9 +272,6 @@ impl Settings {
         }
         if self.advertise.as_ref().is_some_and(Address::is_every_interface) {
             return conflict("advertise: clients cannot connect to every interface; give a host name".into());
-        }
-        if self.mirror_interval_ms > 10_000 {
-            return conflict("mirror-interval-ms: at most 10s, so that the bucket alone can restore".into());
         }
         Ok(())
     }
