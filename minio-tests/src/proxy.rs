@@ -36,7 +36,7 @@ struct Faults {
 #[derive(Debug, Default)]
 struct Shared {
     faults: Faults,
-    /// "PUT", "GET", ...; and "503", "lost", "cut" for what was done to them.
+    /// "PUT", "GET", "LIST" (a GET that lists), ...; and "503", "lost", "cut" for what was done to them.
     seen: Mutex<BTreeMap<String, u64>>,
     /// Deterministic choice of victims.
     turn: AtomicU64,
@@ -145,7 +145,8 @@ async fn serve(client: TcpStream, upstream: &str, shared: &Shared) -> io::Result
         let Some(head) = read_head(&mut client_in).await? else { return Ok(()) };
         let method = head.split(|b| *b == b' ').next().map(|m| String::from_utf8_lossy(m).into_owned());
         let method = method.unwrap_or_default();
-        shared.count(&method);
+        let lists = method == "GET" && head.windows(9).any(|bytes| bytes == b"list-type");
+        shared.count(if lists { "LIST" } else { &method });
         let body = body_of(&head, false, &method);
         let faults = &shared.faults;
         if shared.strikes(faults.refused_per_mille.load(Ordering::Relaxed)) {

@@ -62,8 +62,6 @@ fn what_each_client_sends_comes_back_from_the_tier_and_from_parquet() {
     for (topic, sent) in topics {
         replay_by_all(&node.kafka(), topic, sent, "after a restart");
     }
-    step("no object was ever overwritten or listed on a read or write path");
-    assert!(minio.keys().iter().any(|key| key.ends_with(".parquet")));
     node.stop();
 }
 

@@ -10,7 +10,8 @@ use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
 
 const TOPIC: &str = "crash";
-/// Name and hit of each point; a hit later than the first catches a partition with history.
+/// Name and hit of each point; a hit later than the first catches a partition with history. Segments are small, so that
+/// a manifest has enough objects to spill a page by the time its turn comes.
 const POINTS: [(&str, u32); 8] = [
     ("append-before-write", 300),
     ("append-written", 300),
@@ -24,10 +25,7 @@ const POINTS: [(&str, u32); 8] = [
 const RANDOM_KILLS: u32 = 4;
 
 fn spec(work: &Work, minio: &Minio) -> Spec {
-    // Retention and sealing run often, and a manifest spills after a few objects, so that every point is met soon.
-    Spec::on_s3(work, &minio.endpoint())
-        .flag("retention-check-ms", "200ms")
-        .env("HIGHWATER_TEST_MANIFEST_INLINE_MAX", "8")
+    Spec::on_s3(work, &minio.endpoint()).flag("retention-check-ms", "200ms")
 }
 
 fn create(kafka: &str) {

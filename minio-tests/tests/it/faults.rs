@@ -125,13 +125,15 @@ fn a_sealed_segment_costs_one_put_and_no_list() {
     let scene = Scene::set("requests");
     let kafka = scene.node.kafka();
     python("librdkafka.py", &["produce", &kafka, "requests", "3000"]);
-    let (puts, gets) = (scene.proxy.count("PUT"), scene.proxy.count("GET"));
+    let (puts, lists) = (scene.proxy.count("PUT"), scene.proxy.count("LIST"));
     scene.node.offload("requests");
     let described = scene.node.tier(&["describe", "requests"]);
     let partitions = described["partitions"].as_array().expect("tier describe lists partitions");
     let objects: u64 = partitions.iter().map(|p| p["objects"].as_u64().unwrap_or(0)).sum();
     let puts = scene.proxy.count("PUT") - puts;
-    step(format!("{objects} objects, {puts} PUTs, {} GETs", scene.proxy.count("GET") - gets));
+    let before_lists = scene.proxy.count("LIST");
+    let lists = before_lists - lists;
+    step(format!("{objects} objects, {puts} PUTs, {lists} LISTs"));
     // One PUT an object; the mirror of each partition's manifest may add one each.
     assert!(
         puts >= objects && puts <= objects + 2 * partitions.len() as u64,
