@@ -15,8 +15,6 @@ use crate::metrics::RefusedKind;
 use crate::net::reply::{Answer, CloseReason};
 use crate::node::Node;
 
-const API_VERSIONS_KEY: i16 = 18;
-
 /// Begins the request in `frame` (without its length prefix); also tells its API key, -1 if there is none.
 pub fn begin(node: &Arc<Node>, peer: IpAddr, frame: Bytes) -> (i16, Answer) {
     let head = match RequestHead::parse(&frame) {
@@ -28,24 +26,28 @@ pub fn begin(node: &Arc<Node>, peer: IpAddr, frame: Bytes) -> (i16, Answer) {
 
 fn begin_request(node: &Arc<Node>, peer: IpAddr, head: &RequestHead, frame: Bytes) -> Answer {
     let (key, version) = (head.api_key, head.api_version);
-    let Some(range) = api::SERVED.iter().find(|range| range.key == key) else {
+    let Some(range) = api::find(key) else {
         return refuse(node, RefusedKind::Api, format!("API key {key} is not served"));
     };
-    if !(range.min..=range.max).contains(&version) {
+    if !range.serves(version) {
         node.metrics.refused(RefusedKind::Version);
-        if key == API_VERSIONS_KEY {
+        if key == api::API_VERSIONS {
             return match handlers::unsupported_api_versions(head.correlation_id) {
                 Ok(reply) => Answer::Now(reply),
                 Err(reason) => Answer::Close(reason),
             };
         }
-        let (min, max) = (range.min, range.max);
-        let text = format!("version {version} of API key {key} is not served ({min} to {max} are)");
+        let (name, min, max) = (range.name, range.min, range.max);
+        let text = format!("{name} version {version} is not served ({min} to {max} are)");
         return Answer::Close(CloseReason::new(text));
     }
     let body = frame.slice(head.body_offset..);
     if let Err(e) = shape::check(key, version, &body) {
-        return refuse(node, RefusedKind::Shape, format!("malformed request, API key {key} version {version}: {e}"));
+        return refuse(
+            node,
+            RefusedKind::Shape,
+            format!("malformed {} request, version {version}: {e}", range.name),
+        );
     }
     handlers::begin(node, peer, head, body)
 }

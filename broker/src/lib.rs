@@ -10,9 +10,16 @@ pub mod handlers;
 pub mod net;
 pub mod node;
 pub mod partition;
+pub mod tier;
 pub mod workers;
 
 // --- front doors ---
+pub mod cli;
 pub mod client;
+pub mod data_dir;
+pub mod grpc;
+pub mod http;
 pub mod metrics;
+pub mod serve;
 pub mod settings;
+pub mod status;

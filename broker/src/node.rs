@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use highwater_coordinator::Coordinator;
 use highwater_model::Clock;
+use highwater_tiering::lane::Store;
+use highwater_tiering::mirror::Mirror;
 use highwater_tiering::offload::Offloader;
 use highwater_tiering::read::TierReader;
-use highwater_tiering::store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -21,6 +22,7 @@ use crate::net::frame::{BUDGET_UNIT_BYTES, RequestBudget, request_budget};
 use crate::net::refusal_log::RefusalLog;
 use crate::partition::registry::Registry;
 use crate::settings::{Address, Settings};
+use crate::tier::Tier;
 use crate::workers;
 use crate::workers::disk::DiskGuard;
 use crate::workers::flush::FlushQueue;
@@ -30,9 +32,7 @@ use crate::workers::offload::OffloadQueue;
 pub struct NodeParts {
     pub settings: Settings,
     pub coordinator: Coordinator,
-    pub store: Store,
-    pub offloader: Offloader,
-    pub tier: TierReader,
+    pub tier: Tier,
     pub metrics: Metrics,
     pub clock: Arc<dyn Clock>,
 }
@@ -44,6 +44,7 @@ pub struct Node {
     pub store: Store,
     pub offloader: Offloader,
     pub tier: TierReader,
+    pub mirror: Arc<Mirror>,
     pub metrics: Metrics,
     pub clock: Arc<dyn Clock>,
     pub partitions: Registry,
@@ -85,9 +86,10 @@ impl Node {
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
             settings: parts.settings,
             coordinator: parts.coordinator,
-            store: parts.store,
-            offloader: parts.offloader,
-            tier: parts.tier,
+            store: parts.tier.store,
+            offloader: parts.tier.offloader,
+            tier: parts.tier.reader,
+            mirror: parts.tier.mirror,
             metrics: parts.metrics,
             clock: parts.clock,
             partitions: Registry::default(),
@@ -100,6 +102,7 @@ impl Node {
             stop: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),
         });
+        crate::partition::follow::remove_leftovers(&node.settings.data_dir, &node.coordinator.state());
         node.follow_topics().await?;
         workers::flush::start(&node).map_err(NodeError::Thread)?;
         {
@@ -153,6 +156,11 @@ impl Node {
         if ended.is_err() {
             tracing::warn!("workers were cut: what they did is done again after the next start");
             tasks.shutdown().await;
+        }
+        // What has changed last is in the bucket, if the bucket is there.
+        let mirrored = tokio::time::timeout(drain, self.mirror.flush()).await;
+        if !mirrored.unwrap_or(false) {
+            tracing::warn!("the mirror of manifests in the bucket is not of the newest version");
         }
         self.flush.stop();
         let node = self.clone();

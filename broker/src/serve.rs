@@ -14,7 +14,7 @@ use highwater_coordinator::{Coordinator, CoordinatorSettings, StartError as Coor
 use highwater_model::Clock;
 use highwater_tiering::core::names::Names;
 use highwater_tiering::lane::{LaneSettings, Store, StoreSettings};
-use highwater_tiering::probe::{Problem, ProbeFailure, probe};
+use highwater_tiering::probe::{ProbeFailure, Problem, probe};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -24,6 +24,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeError, NodeParts};
 use crate::settings::{Address, Settings};
+use crate::tier::Tier;
 use crate::{grpc, http};
 
 /// Why a node could not start, or stopped by itself. One line with what to do.
@@ -153,13 +154,13 @@ impl Doors {
             Ok(())
         });
         let (n, listener, stop) = (node.clone(), self.grpc, node.stopping());
-        open.spawn(async move {
-            grpc::serve(n, listener, stop).await.map_err(|e| failed("grpc", e.to_string()))
-        });
+        open.spawn(
+            async move { grpc::serve(n, listener, stop).await.map_err(|e| failed("grpc", e.to_string())) },
+        );
         let (n, listener, stop) = (node.clone(), self.http, node.stopping());
-        open.spawn(async move {
-            http::serve(n, listener, stop).await.map_err(|e| failed("http", e.to_string()))
-        });
+        open.spawn(
+            async move { http::serve(n, listener, stop).await.map_err(|e| failed("http", e.to_string())) },
+        );
         open
     }
 }
@@ -227,12 +228,26 @@ async fn open_store(settings: &Settings, names: &Names, is_first_start: bool) ->
 fn advice(problem: &Problem) -> &'static str {
     match problem {
         Problem::NoBucket => "create it or correct --object-store",
-        Problem::Denied { .. } => "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the policy of the bucket",
+        Problem::Denied { .. } => {
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the policy of the bucket"
+        }
         Problem::Unreachable { .. } => "check --object-store and --s3-endpoint, and that the store is up",
         Problem::Overwrites => "use a store or a release of it that has conditional writes",
         Problem::OtherBytes | Problem::NotListed => "use another store",
         Problem::Step { .. } => "check --object-store and the store's log",
     }
+}
+
+async fn start_node(
+    settings: Settings,
+    coordinator: Coordinator,
+    store: Store,
+    names: Names,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Node>, ServeError> {
+    let tier = Tier::new(&settings, store, names, &coordinator).map_err(NodeError::Thread)?;
+    let parts = NodeParts { settings, coordinator, tier, metrics: Metrics::new(), clock };
+    Ok(Node::start(parts).await?)
 }
 
 fn door_error(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> ServeError {

@@ -1,11 +1,12 @@
-//! The tier's parts put together: what writes to the bucket, what reads from it, and the mirror of the manifests.
+//! The parts of the tier as a node holds them, made from its settings.
 
+use std::io;
 use std::sync::Arc;
 
 use highwater_coordinator::Coordinator;
 use highwater_tiering::core::names::Names;
 use highwater_tiering::lane::Store;
-use highwater_tiering::metrics::{OffloadCounters, ReadCounters};
+use highwater_tiering::metrics::OffloadCounters;
 use highwater_tiering::mirror::Mirror;
 use highwater_tiering::offload::{OffloadParts, Offloader};
 use highwater_tiering::pages::Pages;
@@ -14,56 +15,58 @@ use highwater_tiering::read::{ReadParts, ReadSettings, TierReader};
 
 use crate::settings::Settings;
 
-/// The tier of one node.
+/// Share of the cache that decoded pages of manifests may take: one in so many.
+const PAGES_OF_CACHE: u64 = 8;
+
+/// Writing to, reading from and mirroring in the bucket.
 pub struct Tier {
+    pub store: Store,
     pub offloader: Offloader,
     pub reader: TierReader,
-    /// Somebody has to run it.
     pub mirror: Arc<Mirror>,
 }
 
 impl Tier {
-    /// Builds the tier over an open store. Starts the threads that seal, and nothing else.
+    /// Connects the parts; makes no request.
     ///
     /// # Errors
-    /// The system gives no threads.
+    /// The system gives no threads for sealing.
     pub fn new(
         settings: &Settings,
-        coordinator: &Coordinator,
-        store: &Store,
+        store: Store,
         names: Names,
-    ) -> std::io::Result<Tier> {
+        coordinator: &Coordinator,
+    ) -> io::Result<Tier> {
         let names = Arc::new(names);
         let port: Arc<dyn ManifestPort> = Arc::new(coordinator.clone());
-        let reads = Arc::new(ReadCounters::default());
-        let offloads = Arc::new(OffloadCounters::default());
-        // Pages are small and looked at once per row group at most: a sliver beside the cache is plenty.
-        let pages = Pages::new(store.clone(), names.clone(), settings.cache_bytes / 16, reads.clone());
-        let mirror = Arc::new(Mirror::new(store.clone(), names.clone(), offloads.clone()));
+        let (offload_counters, read_counters) = (Arc::new(OffloadCounters::default()), Arc::default());
+        let pages_bytes = settings.cache_bytes / PAGES_OF_CACHE;
+        let pages = Pages::new(store.clone(), names.clone(), pages_bytes, Arc::clone(&read_counters));
+        let mirror = Arc::new(Mirror::new(store.clone(), names.clone(), offload_counters.clone()));
         let offloader = Offloader::new(OffloadParts {
             store: store.clone(),
             names: names.clone(),
             port: port.clone(),
             pages: pages.clone(),
             mirror: mirror.clone(),
-            counters: offloads,
+            counters: offload_counters,
             seal_threads: settings.offload_concurrency,
         })?;
-        // Half for what somebody waits for, half for what is fetched ahead.
-        let half = usize::try_from(settings.read_memory_bytes / 2).unwrap_or(usize::MAX);
-        let reader = TierReader::new(ReadParts {
+        let memory_bytes = usize::try_from(settings.read_memory_bytes).unwrap_or(usize::MAX);
+        let read_settings = ReadSettings {
+            cache_bytes: settings.cache_bytes - pages_bytes,
+            demand_bytes: memory_bytes / 4 * 3,
+            ahead_bytes: memory_bytes / 4 * 3,
+            rebuild_threads: settings.worker_threads(),
+        };
+        let parts = ReadParts {
             store: store.clone(),
             names,
             port,
             pages,
-            counters: reads,
-            settings: ReadSettings {
-                cache_bytes: settings.cache_bytes,
-                demand_bytes: half,
-                ahead_bytes: half,
-                rebuild_threads: settings.worker_threads(),
-            },
-        });
-        Ok(Tier { offloader, reader, mirror })
+            counters: read_counters,
+            settings: read_settings,
+        };
+        Ok(Tier { store, offloader, reader: TierReader::new(parts), mirror })
     }
 }

@@ -133,8 +133,6 @@ pub const OFFLOAD_NOW_MS_MAX: u64 = 600_000;
 pub const OPEN_THREADS_MAX: usize = 8;
 /// Manifest pages that one pass of retention reads for one partition.
 pub const PAGES_PER_RETENTION_MAX: usize = 64;
-/// Objects deleted from the bucket in one pass of the sweeper over one partition.
-pub const SWEEP_OBJECTS_PER_PASS_MAX: usize = 1_000;
 
 // --- tiering store/read/offload ---
 

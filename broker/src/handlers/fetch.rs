@@ -127,13 +127,7 @@ fn ask_of(version: i16, request: FetchRequest) -> Ask {
         };
         forgotten.extend(topic.partitions.iter().map(|p| PartitionKey { topic: key.clone(), partition: *p }));
     }
-    Ask {
-        session_id: request.session_id,
-        session_epoch: request.session_epoch,
-        uses_ids,
-        added,
-        forgotten,
-    }
+    Ask { session_id: request.session_id, session_epoch: request.session_epoch, uses_ids, added, forgotten }
 }
 
 fn topic_key(uses_ids: bool, topic: &FetchTopic) -> TopicKey {

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use highwater_wire::frame::{self, RequestHead};
 use highwater_wire::api;
+use highwater_wire::frame::{self, RequestHead};
+use highwater_wire::kafka::messages::api_versions_response::ApiVersion;
 use highwater_wire::kafka::messages::*;
 use highwater_wire::kafka::protocol::{Decodable, Encodable};
 
@@ -26,6 +27,7 @@ pub mod produce;
 pub mod topics;
 
 // --- administration ---
+pub mod admin;
 pub mod alter_configs;
 pub mod api_versions;
 pub mod create_partitions;

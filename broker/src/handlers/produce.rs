@@ -80,7 +80,8 @@ pub fn begin(call: Call<'_>) -> Answer {
     };
     let refusal = refuse_request(&request);
     let (acks, timeout_ms) = (request.acks, request.timeout_ms);
-    let context = Context { node: call.node, version: call.version, acks, now_ms: call.node.now_ms(), refusal };
+    let context =
+        Context { node: call.node, version: call.version, acks, now_ms: call.node.now_ms(), refusal };
     let view = call.node.partitions.view();
     let mut waits = Vec::new();
     let mut topics = Vec::with_capacity(request.topic_data.len());
@@ -144,7 +145,8 @@ fn produce_one(
     if batch.header.is_transactional() {
         return Err(Refused::told(errors::INVALID_TXN_STATE, "transactions are not served yet"));
     }
-    let appended = partition.append(node, &terms, &batch, context.now_ms).map_err(|e| refused_append(node, &e))?;
+    let appended =
+        partition.append(node, &terms, &batch, context.now_ms).map_err(|e| refused_append(node, &e))?;
     if !appended.is_duplicate {
         node.metrics.produced_records.inc_by(u64::from(batch.header.record_count.unsigned_abs()));
         node.metrics.produced_bytes.inc_by(batch.bytes.len() as u64);
@@ -230,7 +232,11 @@ fn answer(
     }))
 }
 
-async fn wait_for_flush(mut response: ProduceResponse, waits: Vec<FlushWait>, timeout: Duration) -> ProduceResponse {
+async fn wait_for_flush(
+    mut response: ProduceResponse,
+    waits: Vec<FlushWait>,
+    timeout: Duration,
+) -> ProduceResponse {
     let deadline = tokio::time::Instant::now() + timeout;
     for wait in waits {
         let refused = match tokio::time::timeout_at(deadline, wait.partition.wait_flushed(wait.end)).await {
@@ -244,4 +250,3 @@ async fn wait_for_flush(mut response: ProduceResponse, waits: Vec<FlushWait>, ti
     }
     response
 }
-

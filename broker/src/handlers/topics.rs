@@ -14,7 +14,12 @@ use crate::partition::{Partition, Unavailable};
 ///
 /// # Errors
 /// Kafka's code: UNKNOWN_TOPIC_ID or UNKNOWN_TOPIC_OR_PARTITION.
-pub fn find_topic<'a>(view: &'a View, by_id: bool, name: &TopicName, id: Uuid) -> Result<&'a Arc<Topic>, i16> {
+pub fn find_topic<'a>(
+    view: &'a View,
+    by_id: bool,
+    name: &TopicName,
+    id: Uuid,
+) -> Result<&'a Arc<Topic>, i16> {
     if by_id {
         return view.by_id(TopicId(id)).ok_or(errors::UNKNOWN_TOPIC_ID);
     }

@@ -83,7 +83,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(node: Arc<Node>, stream: TcpStream, peer: IpAddr, mut stop: watch::Receiver<bool>) -> Connection {
+    pub fn new(
+        node: Arc<Node>,
+        stream: TcpStream,
+        peer: IpAddr,
+        mut stop: watch::Receiver<bool>,
+    ) -> Connection {
         let stop_wait = Box::pin(async move {
             // The sender lives as long as the node; if it is gone, so is the node.
             let _ = stop.wait_for(|stopping| *stopping).await;
@@ -153,13 +158,16 @@ impl Connection {
     /// Sends the answers at the front that are ready.
     async fn write_ready(&mut self) -> Result<(), End> {
         while let Some(Pending { answer: Owed::Ready(_), .. }) = self.pending.front() {
-            let Some(Pending { api_key, begun, answer: Owed::Ready(reply) }) = self.pending.pop_front() else {
+            let Some(Pending { api_key, begun, answer: Owed::Ready(reply) }) = self.pending.pop_front()
+            else {
                 unreachable!("the front was looked at");
             };
             self.node.metrics.request(api_key, begun.elapsed());
             let stall = Duration::from_millis(self.node.settings.connection_idle_ms);
             match write_reply(&self.stream, &reply, stall).await {
-                Ok(sent) => self.node.metrics.bytes_out.inc_by(sent),
+                Ok(sent) => {
+                    self.node.metrics.bytes_out.inc_by(sent);
+                }
                 Err(e) if e.kind() == io::ErrorKind::TimedOut || e.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(End::Refused(CloseReason::new(e.to_string())));
                 }

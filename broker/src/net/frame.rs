@@ -77,7 +77,7 @@ impl FrameReader {
         }
         if let Some(key) = self.buffer.get(PREFIX_BYTES..PREFIX_BYTES + 2) {
             let key = i16::from_be_bytes([key[0], key[1]]);
-            if length > REQUEST_UNBUDGETED_BYTES_MAX && api::SERVED.iter().all(|range| range.key != key) {
+            if length > REQUEST_UNBUDGETED_BYTES_MAX && api::find(key).is_none() {
                 return Err(BadFrame::Key { key, length });
             }
         }
@@ -186,7 +186,11 @@ mod tests {
         bytes
     }
 
-    fn feed(reader: &mut FrameReader, budget: &RequestBudget, mut bytes: &[u8]) -> Result<Vec<usize>, BadFrame> {
+    fn feed(
+        reader: &mut FrameReader,
+        budget: &RequestBudget,
+        mut bytes: &[u8],
+    ) -> Result<Vec<usize>, BadFrame> {
         let mut lengths = Vec::new();
         loop {
             while let Some(frame) = reader.next()? {

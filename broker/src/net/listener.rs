@@ -75,12 +75,14 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener) {
                 }
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            _ = stop.wait_for(|stopping| *stopping) => break,
+            // The guard of the value must not live across the awaits of the other arms.
+            () = async { drop(stop.wait_for(|stopping| *stopping).await) } => break,
         }
     }
     drop(listener);
     let drain = Duration::from_millis(node.settings.drain_timeout_ms);
-    let drained = tokio::time::timeout(drain, async { while connections.join_next().await.is_some() {} }).await;
+    let drained =
+        tokio::time::timeout(drain, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::warn!(connections = connections.len(), "connections were cut: their requests took too long");
         connections.shutdown().await;

@@ -61,7 +61,8 @@ async fn write_memory(stream: &TcpStream, chunks: &[Chunk], more: bool, stall: D
                 *slice = IoSlice::new(if i == 0 { &bytes[skip..] } else { bytes });
             }
             let is_last = at + count == chunks.len();
-            let flags = SendFlags::NOSIGNAL | if more || !is_last { SendFlags::MORE } else { SendFlags::empty() };
+            let flags =
+                SendFlags::NOSIGNAL | if more || !is_last { SendFlags::MORE } else { SendFlags::empty() };
             Ok(sendmsg(stream, &slices[..count], &mut SendAncillaryBuffer::default(), flags)?)
         })
         .await?;
@@ -75,13 +76,20 @@ async fn write_memory(stream: &TcpStream, chunks: &[Chunk], more: bool, stall: D
     Ok(total)
 }
 
-async fn send_file(stream: &TcpStream, file: &File, position: u64, length: usize, stall: Duration) -> io::Result<()> {
+async fn send_file(
+    stream: &TcpStream,
+    file: &File,
+    position: u64,
+    length: usize,
+    stall: Duration,
+) -> io::Result<()> {
     let mut offset = position;
     let end = position + length as u64;
     while offset < end {
         let count = usize::try_from(end - offset).unwrap_or(usize::MAX).min(SENDFILE_BYTES_MAX);
         let sent =
-            ready_io(stream, stall, || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), count)?)).await?;
+            ready_io(stream, stall, || Ok(rustix::fs::sendfile(stream, file, Some(&mut offset), count)?))
+                .await?;
         if sent == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "segment ends before the slice"));
         }

@@ -9,8 +9,8 @@ use highwater_wire::fetch_response::{Chunk, EpochEnd};
 use super::Fetch;
 use crate::core::fetch_plan::FetchBudget;
 use crate::core::fetch_session::{FetchContext, TopicKey, Want};
-use crate::handlers::topics::{find_partition, unavailable_code};
 use crate::handlers::errors;
+use crate::handlers::topics::{find_partition, unavailable_code};
 use crate::node::Node;
 use crate::partition::{LocalRead, Look, Partition, ReadRefusal};
 

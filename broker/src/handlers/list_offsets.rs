@@ -1,0 +1,161 @@
+//! ListOffsets (versions 1 to 10): the ends of a partition by name, and offsets by time, in the tier and the local log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_model::OffsetBounds;
+use highwater_model::limits::TIER_READ_MS_MAX;
+use highwater_wire::kafka::messages::list_offsets_request::ListOffsetsPartition;
+use highwater_wire::kafka::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use highwater_wire::kafka::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::errors;
+use super::topics::{find_partition, find_topic, unavailable_code};
+use crate::core::fetch_plan::{EpochFence, fence};
+use crate::node::Node;
+use crate::partition::registry::Topic;
+use crate::partition::{Partition, ReadRefusal};
+
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+/// KIP-734, version 7.
+const MAX_TIMESTAMP: i64 = -3;
+/// KIP-405, version 8.
+const EARLIEST_LOCAL: i64 = -4;
+/// KIP-1005, version 9.
+const LATEST_TIERED: i64 = -5;
+
+/// An offset, its timestamp and leader epoch; -1 where there is none.
+struct Listed {
+    offset: i64,
+    timestamp: i64,
+    leader_epoch: i32,
+}
+
+const NOTHING: Listed = Listed { offset: -1, timestamp: -1, leader_epoch: -1 };
+
+/// Answers for each partition on its own.
+pub async fn handle(node: &Arc<Node>, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let view = node.partitions.view();
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for asked in request.topics {
+        let topic = find_topic(&view, false, &asked.name, Uuid::nil());
+        let mut partitions = Vec::with_capacity(asked.partitions.len());
+        for partition in &asked.partitions {
+            let listed = list(node, version, topic, partition).await;
+            partitions.push(response(partition.partition_index, listed));
+        }
+        topics.push(ListOffsetsTopicResponse::default().with_name(asked.name).with_partitions(partitions));
+    }
+    ListOffsetsResponse::default().with_topics(topics)
+}
+
+fn response(index: i32, listed: Result<Listed, i16>) -> ListOffsetsPartitionResponse {
+    let response = ListOffsetsPartitionResponse::default().with_partition_index(index);
+    match listed {
+        Ok(listed) => response
+            .with_offset(listed.offset)
+            .with_timestamp(listed.timestamp)
+            .with_leader_epoch(listed.leader_epoch),
+        Err(code) => response.with_error_code(code).with_offset(-1).with_timestamp(-1).with_leader_epoch(-1),
+    }
+}
+
+async fn list(
+    node: &Arc<Node>,
+    version: i16,
+    topic: Result<&Arc<Topic>, i16>,
+    asked: &ListOffsetsPartition,
+) -> Result<Listed, i16> {
+    let partition = find_partition(topic?, asked.partition_index)?;
+    let bounds = partition.bounds().map_err(|e| unavailable_code(&e))?;
+    match fence(asked.current_leader_epoch, partition.terms().leader_epoch) {
+        EpochFence::Current => {}
+        EpochFence::Fenced => return Err(errors::FENCED_LEADER_EPOCH),
+        EpochFence::Unknown => return Err(errors::UNKNOWN_LEADER_EPOCH),
+    }
+    let at = |offset| Listed { offset, timestamp: -1, leader_epoch: partition.epoch_at(offset) };
+    match asked.timestamp {
+        LATEST => Ok(at(bounds.last_stable)),
+        EARLIEST => Ok(at(bounds.log_start)),
+        MAX_TIMESTAMP if version >= 7 => newest(node, partition, &bounds).await,
+        EARLIEST_LOCAL if version >= 8 => Ok(at(bounds.local_start)),
+        LATEST_TIERED if version >= 9 => Ok(match bounds.tiered_end > bounds.log_start {
+            true => at(bounds.tiered_end - 1),
+            false => NOTHING,
+        }),
+        timestamp if timestamp < 0 => Err(errors::UNSUPPORTED_VERSION),
+        timestamp => first_at(node, partition, &bounds, timestamp).await,
+    }
+}
+
+/// The first record at or after a time: the tier's, if it is not local, else the local log's.
+async fn first_at(
+    node: &Arc<Node>,
+    partition: &Partition,
+    bounds: &OffsetBounds,
+    timestamp: i64,
+) -> Result<Listed, i16> {
+    if bounds.log_start < bounds.local_start
+        && let Some(found) = in_tier(node, partition, timestamp).await?
+        && found.offset < bounds.local_start
+    {
+        return Ok(found);
+    }
+    let found = partition.local_offset_for_timestamp(timestamp).map_err(|e| refused(partition, &e))?;
+    Ok(found.map_or(NOTHING, |f| Listed {
+        offset: f.offset,
+        timestamp: f.timestamp,
+        leader_epoch: f.leader_epoch,
+    }))
+}
+
+/// The first record with the largest timestamp, wherever it is.
+async fn newest(node: &Arc<Node>, partition: &Partition, bounds: &OffsetBounds) -> Result<Listed, i16> {
+    let local = partition.local_max_timestamp().map_err(|e| refused(partition, &e))?;
+    if bounds.log_start < bounds.local_start {
+        let manifest = partition.manifest();
+        let tier_newest = manifest.nodes().map(|node| node.timestamps().1).max().unwrap_or(-1);
+        if tier_newest >= 0
+            && local.is_none_or(|l| l.timestamp <= tier_newest)
+            && let Some(found) = in_tier(node, partition, tier_newest).await?
+            && found.offset < bounds.local_start
+        {
+            return Ok(found);
+        }
+    }
+    Ok(local.map_or(NOTHING, |f| Listed {
+        offset: f.offset,
+        timestamp: f.timestamp,
+        leader_epoch: f.leader_epoch,
+    }))
+}
+
+fn refused(partition: &Partition, refusal: &ReadRefusal) -> i16 {
+    match refusal {
+        ReadRefusal::Unavailable(unavailable) => unavailable_code(unavailable),
+        ReadRefusal::Log(e) => {
+            tracing::error!(topic = %partition.topic, partition = partition.tp.partition, "cannot read: {e}");
+            errors::KAFKA_STORAGE_ERROR
+        }
+    }
+}
+
+async fn in_tier(node: &Arc<Node>, partition: &Partition, timestamp: i64) -> Result<Option<Listed>, i16> {
+    let manifest = partition.manifest();
+    let deadline = Instant::now() + Duration::from_millis(TIER_READ_MS_MAX);
+    match node.tier.offset_for_timestamp(partition.tp, &partition.topic, &manifest, timestamp, deadline).await
+    {
+        Ok(hit) => {
+            Ok(hit.map(|h| Listed { offset: h.offset, timestamp: h.timestamp, leader_epoch: h.leader_epoch }))
+        }
+        Err(e) => {
+            tracing::warn!(topic = %partition.topic, partition = partition.tp.partition, timestamp, "tier: {e}");
+            Err(errors::KAFKA_STORAGE_ERROR)
+        }
+    }
+}

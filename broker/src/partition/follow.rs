@@ -1,0 +1,182 @@
+//! Making this node's partitions those of the coordinator's state: open what is new, close what is gone, take over
+//! settings, leader epochs and manifests.
+//!
+//! One at a time. Opening and removing files happens on blocking threads. A directory whose topic the coordinator does
+//! not know is left alone and reported: it may be all that is left of a lost control plane.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use highwater_coordinator::core::{ClusterState, Topic as TopicRecord};
+use highwater_model::TopicId;
+
+use super::open::{OpenError, in_parallel, log_settings, open_partition, topic_dir, topics_dir};
+use super::registry::{Slot, Topic, View};
+use super::{Partition, Terms};
+use crate::node::Node;
+
+/// Brings the registry up to the coordinator's state as of now.
+///
+/// # Errors
+/// The data directory cannot be read or written.
+pub async fn reconcile(node: &Arc<Node>) -> Result<(), OpenError> {
+    let _changing = node.partitions.changing.lock().await;
+    let state = node.coordinator.state();
+    let view = node.partitions.view();
+    let (mut topics, mut is_changed) = (Vec::with_capacity(state.topics.len()), false);
+    let mut missing = Vec::new();
+    for (id, record) in &state.topics {
+        match view.by_id(*id) {
+            Some(topic) if is_current(topic, record) => topics.push(topic.clone()),
+            known => {
+                is_changed = true;
+                missing.push((record.clone(), known.cloned()));
+            }
+        }
+    }
+    let gone: Vec<Arc<Topic>> =
+        view.topics().filter(|topic| !state.topics.contains_key(&topic.id)).cloned().collect();
+    if is_changed || !gone.is_empty() {
+        let data_dir = node.settings.data_dir.clone();
+        let now_ms = node.now_ms();
+        let opened = tokio::task::spawn_blocking(move || open_topics(&data_dir, &missing, now_ms));
+        topics.extend(opened.await.expect("opening logs does not panic")?);
+        node.partitions.replace(View::new(topics));
+        started(node);
+        for topic in &gone {
+            close_deleted(node, topic).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whether nothing of the record has changed that its partitions have not taken over.
+fn is_current(topic: &Topic, record: &Arc<TopicRecord>) -> bool {
+    Arc::ptr_eq(&topic.record, record) && topic.slots().iter().all(|slot| matches!(slot, Slot::Open(_)))
+}
+
+type Missing = (Arc<TopicRecord>, Option<Arc<Topic>>);
+
+fn open_topics(data_dir: &PathBuf, missing: &[Missing], now_ms: i64) -> Result<Vec<Arc<Topic>>, OpenError> {
+    let root = topics_dir(data_dir);
+    std::fs::create_dir_all(&root).map_err(OpenError::at(&root))?;
+    let names: Vec<Arc<str>> = missing
+        .iter()
+        .map(|(record, known)| known.as_ref().map_or_else(|| record.name.as_str().into(), |t| t.name.clone()))
+        .collect();
+    let wanted: Vec<(usize, i32)> = missing
+        .iter()
+        .enumerate()
+        .flat_map(|(at, (record, _))| (0..).take(record.partitions.len()).map(move |index| (at, index)))
+        .collect();
+    let slots = in_parallel(&wanted, |(at, index)| {
+        let (record, known) = &missing[*at];
+        slot_for(data_dir, record, known.as_deref(), &names[*at], *index, now_ms)
+    });
+    let mut slots = slots.into_iter();
+    let topics = missing.iter().zip(&names).map(|((record, _), name)| {
+        let own = slots.by_ref().take(record.partitions.len()).collect();
+        Arc::new(Topic::new(record.clone(), name.clone(), own))
+    });
+    Ok(topics.collect())
+}
+
+fn slot_for(
+    data_dir: &PathBuf,
+    record: &Arc<TopicRecord>,
+    known: Option<&Topic>,
+    name: &Arc<str>,
+    index: i32,
+    now_ms: i64,
+) -> Slot {
+    if let Some(Slot::Open(partition)) = known.and_then(|topic| topic.slot(index)) {
+        take_over(partition, record, index);
+        return Slot::Open(partition.clone());
+    }
+    match open_partition(data_dir, record, name, index, now_ms) {
+        Ok(partition) => Slot::Open(Arc::new(partition)),
+        Err(reason) => {
+            tracing::error!(topic = %name, partition = index, "the log cannot be opened: {reason}");
+            Slot::Failed(reason.into())
+        }
+    }
+}
+
+/// Gives an open partition what has changed in its record.
+fn take_over(partition: &Partition, record: &TopicRecord, index: i32) {
+    let Some(now) = record.partition(index) else { return };
+    let terms = partition.terms();
+    if !Arc::ptr_eq(&terms.config, &record.config) || terms.leader_epoch != now.leader_epoch {
+        partition.set_terms(Terms::new(record.config.clone(), now.leader_epoch));
+        partition.settings_changed(log_settings(&record.config, index));
+    }
+    partition.set_manifest(now.manifest.clone());
+}
+
+/// Sets going what a newly opened or changed partition may need.
+fn started(node: &Arc<Node>) {
+    let view = node.partitions.view();
+    for partition in view.partitions() {
+        if partition.terms().flushes_before_ack() {
+            node.flush.push(partition);
+        }
+        if partition.has_seal_task() {
+            node.offloads.push(partition);
+        }
+    }
+    node.metrics.topics.set(i64::try_from(view.topics().count()).unwrap_or(i64::MAX));
+    node.metrics.partitions.set(i64::try_from(view.partitions().count()).unwrap_or(i64::MAX));
+}
+
+/// Closes the partitions of a deleted topic and removes their files; its objects are the sweeper's.
+async fn close_deleted(node: &Arc<Node>, topic: &Arc<Topic>) {
+    for partition in topic.partitions() {
+        partition.close(false);
+    }
+    let dir = topic_dir(&node.settings.data_dir, topic.id);
+    let name = topic.name.clone();
+    let removed = tokio::task::spawn_blocking(move || remove_dir(&dir)).await;
+    match removed.expect("removing files does not panic") {
+        Ok(()) => tracing::info!(topic = %name, "topic deleted, its local files are gone"),
+        Err(e) => {
+            tracing::error!(topic = %name, "local files of a deleted topic stay until the next start: {e}")
+        }
+    }
+}
+
+fn remove_dir(dir: &PathBuf) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// At start: removes what deleted topics have left, and reports directories that belong to nothing.
+pub(crate) fn remove_leftovers(data_dir: &PathBuf, state: &ClusterState) {
+    let Ok(entries) = std::fs::read_dir(topics_dir(data_dir)) else { return };
+    let mut strays = HashSet::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(id) = name.parse().ok().map(TopicId) else {
+            strays.insert(name);
+            continue;
+        };
+        if state.topics.contains_key(&id) {
+            continue;
+        }
+        if !state.deleted.contains_key(&id) {
+            strays.insert(name);
+        } else if let Err(e) = remove_dir(&entry.path()) {
+            tracing::warn!(%id, "files of a deleted topic cannot be removed: {e}");
+        }
+    }
+    if let Some(example) = strays.iter().min() {
+        let count = strays.len();
+        tracing::warn!(
+            count,
+            example,
+            "directories of topics that the coordinator does not know were left alone"
+        );
+    }
+}

@@ -1,0 +1,291 @@
+//! What clients do to a partition: append, read, look up. One lock each, no waiting.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use highwater_log::{LogError, LogSlice, ReadError, SequenceRefusal, Sequenced, TimestampedOffset};
+use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
+use highwater_wire::{AcceptedBatch, TimestampType};
+
+use super::{FetchWaiter, Inner, Partition, Terms, Unavailable};
+use crate::core::fetch_plan::{EpochFence, Grant, Route, fence, route};
+use crate::core::fetch_session::Want;
+use crate::node::Node;
+
+/// A batch that is in the log, now or already before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub base_offset: Offset,
+    pub next_offset: Offset,
+    /// -1 unless the topic takes the broker's time.
+    pub log_append_time_ms: i64,
+    pub log_start: Offset,
+    /// The batch counts once the log is flushed up to `next_offset`.
+    pub waits_for_flush: bool,
+    pub is_duplicate: bool,
+}
+
+/// Why a batch was not appended; nothing of it is in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendRefusal {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Sequence(#[from] SequenceRefusal),
+    #[error("the disk is full")]
+    DiskFull,
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// Local data for a fetch: slices of segment files, in order.
+#[derive(Debug, Default)]
+pub struct LocalRead {
+    pub slices: Vec<LogSlice>,
+    pub bytes: usize,
+}
+
+/// What a fetch finds at its offset.
+#[derive(Debug)]
+pub enum Look {
+    Empty,
+    Local(LocalRead),
+    /// Only the tier has it.
+    Tier {
+        end: Offset,
+    },
+    OutOfRange,
+    Fenced,
+    UnknownEpoch,
+    /// The client's log went another way from here (KIP-320, KIP-595).
+    Diverging {
+        epoch: LeaderEpoch,
+        end_offset: Offset,
+    },
+}
+
+/// Why nothing can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadRefusal {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Log(#[from] ReadError),
+}
+
+/// What a look-up by time found.
+pub type Found = Option<TimestampedOffset>;
+
+impl Partition {
+    /// Appends one validated batch, or finds that it is in the log already (idempotent producers, KIP-98). Offsets are
+    /// assigned in `PartitionLog::append` alone (invariant 2).
+    ///
+    /// # Errors
+    /// [`AppendRefusal`]; the log is unchanged.
+    pub fn append(
+        self: &Arc<Self>,
+        node: &Node,
+        terms: &Terms,
+        batch: &AcceptedBatch,
+        now_ms: i64,
+    ) -> Result<Appended, AppendRefusal> {
+        let header = &batch.header;
+        let mut inner = self.lock()?;
+        let log_start = inner.manifest.log_start;
+        let waits_for_flush = terms.flushes_before_ack();
+        let is_log_append = header.timestamp_type() == TimestampType::LogAppendTime;
+        if header.has_producer()
+            && let Sequenced::Duplicate { base_offset, next_offset, max_timestamp } =
+                inner.log.producers().check(header)?
+        {
+            let log_append_time_ms = if is_log_append { max_timestamp } else { -1 };
+            let is_duplicate = true;
+            return Ok(Appended {
+                base_offset,
+                next_offset,
+                log_append_time_ms,
+                log_start,
+                waits_for_flush,
+                is_duplicate,
+            });
+        }
+        let appended = match inner.log.append(header, &batch.bytes, terms.leader_epoch, now_ms) {
+            Ok(appended) => appended,
+            Err(e) => return Err(self.append_failed(node, e)),
+        };
+        if inner.unflushed_records == 0 {
+            inner.unflushed_since_ms = now_ms;
+        }
+        inner.unflushed_records += header.record_count.unsigned_abs() as u64;
+        let wants_flush = inner.unflushed_records >= terms.config.flush_messages;
+        if !waits_for_flush {
+            self.high_watermark.store(appended.next_offset, Ordering::SeqCst);
+        }
+        debug_assert!(self.bounds_of(&inner).check().is_ok(), "{:?}", self.bounds_of(&inner));
+        drop(inner);
+        if !waits_for_flush {
+            self.waiters.wake();
+        }
+        if wants_flush {
+            node.flush.push(self);
+        }
+        if appended.rolled {
+            node.flush.push_sealed(self);
+            node.offloads.push(self);
+        }
+        Ok(Appended {
+            base_offset: appended.base_offset,
+            next_offset: appended.next_offset,
+            log_append_time_ms: if is_log_append { header.max_timestamp } else { -1 },
+            log_start,
+            waits_for_flush,
+            is_duplicate: false,
+        })
+    }
+
+    fn append_failed(&self, node: &Node, error: LogError) -> AppendRefusal {
+        match error {
+            LogError::Io { ref source, .. } if is_disk_full(source) => {
+                node.disk.found_full();
+                AppendRefusal::DiskFull
+            }
+            // Said once, when it happened; what is there stays readable.
+            LogError::Poisoned(_) => AppendRefusal::Storage(error.to_string()),
+            error => {
+                tracing::error!(topic = %self.topic, partition = self.tp.partition, "cannot append: {error}");
+                AppendRefusal::Storage(error.to_string())
+            }
+        }
+    }
+
+    /// Whether something may be readable at `offset`, without the lock: false only if there certainly is nothing.
+    pub fn may_have_data(&self, offset: Offset) -> bool {
+        self.high_watermark() != offset
+    }
+
+    /// What a fetch finds, and the offsets at that moment. Without a grant nothing is read.
+    ///
+    /// # Errors
+    /// The partition does not serve, or its segment cannot be read.
+    pub fn look(&self, want: &Want, grant: Option<Grant>) -> Result<(Look, OffsetBounds), ReadRefusal> {
+        let leader_epoch = self.terms().leader_epoch;
+        let inner = self.lock()?;
+        let bounds = self.bounds_of(&inner);
+        match fence(want.current_leader_epoch, leader_epoch) {
+            EpochFence::Current => {}
+            EpochFence::Fenced => return Ok((Look::Fenced, bounds)),
+            EpochFence::Unknown => return Ok((Look::UnknownEpoch, bounds)),
+        }
+        if want.last_fetched_epoch >= 0 {
+            let end = epoch_end(&inner, want.last_fetched_epoch);
+            match end {
+                None => return Ok((Look::OutOfRange, bounds)),
+                Some((epoch, end_offset))
+                    if epoch < want.last_fetched_epoch || end_offset < want.fetch_offset =>
+                {
+                    return Ok((Look::Diverging { epoch, end_offset }, bounds));
+                }
+                Some(_) => {}
+            }
+        }
+        let look = match route(want.fetch_offset, &bounds) {
+            Route::OutOfRange => Look::OutOfRange,
+            Route::Empty => Look::Empty,
+            Route::Tier { end } => Look::Tier { end },
+            Route::Local => match grant {
+                None => Look::Empty,
+                Some(grant) => {
+                    Look::Local(read_slices(&inner, want.fetch_offset, grant, bounds.last_stable)?)
+                }
+            },
+        };
+        Ok((look, bounds))
+    }
+
+    /// Local data from `start` on, behind what came from the tier.
+    ///
+    /// # Errors
+    /// As [`Partition::look`].
+    pub fn read_on(&self, start: Offset, bytes: usize) -> Result<LocalRead, ReadRefusal> {
+        let inner = self.lock()?;
+        let bounds = self.bounds_of(&inner);
+        if start < bounds.local_start || start >= bounds.last_stable {
+            return Ok(LocalRead::default());
+        }
+        read_slices(&inner, start, Grant { bytes, is_first: false }, bounds.last_stable)
+    }
+
+    /// Registers a fetch for the next move of the high watermark.
+    pub fn wait_for_data(&self, waiter: &FetchWaiter) {
+        self.waiters.add(waiter);
+    }
+
+    pub fn forget_waiter(&self, waiter: &FetchWaiter) {
+        self.waiters.remove(waiter);
+    }
+
+    pub fn wake_waiters(&self) {
+        self.waiters.wake();
+    }
+
+    /// First local record at or after a time, below the high watermark.
+    ///
+    /// # Errors
+    /// As [`Partition::look`].
+    pub fn local_offset_for_timestamp(&self, timestamp: i64) -> Result<Found, ReadRefusal> {
+        let inner = self.lock()?;
+        let end = self.high_watermark();
+        Ok(inner.log.offset_for_timestamp(timestamp, end)?)
+    }
+
+    /// The local record with the largest timestamp below the high watermark.
+    ///
+    /// # Errors
+    /// As [`Partition::look`].
+    pub fn local_max_timestamp(&self) -> Result<Found, ReadRefusal> {
+        let inner = self.lock()?;
+        let end = self.high_watermark();
+        Ok(inner.log.max_timestamp_offset(end)?)
+    }
+
+    /// Largest epoch not above `epoch`, and where it ends.
+    ///
+    /// # Errors
+    /// The partition does not serve.
+    pub fn epoch_end(&self, epoch: LeaderEpoch) -> Result<Option<(LeaderEpoch, Offset)>, Unavailable> {
+        let inner = self.lock()?;
+        Ok(epoch_end(&inner, epoch))
+    }
+
+    /// The leader epoch under which `offset` was written; -1 where that is not known any more.
+    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
+        let inner = self.lock_any();
+        let local = inner.log.epochs().iter().map(|e| (e.epoch, e.start_offset));
+        let tiered = inner.manifest.epochs.iter().map(|e| (e.epoch, e.start_offset));
+        let known = tiered.chain(local).filter(|(_, start)| *start <= offset);
+        known.map(|(epoch, _)| epoch).max().unwrap_or(-1)
+    }
+}
+
+/// From the local log, or, for epochs that it no longer knows, from what the manifest tells of the tier.
+fn epoch_end(inner: &Inner, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+    if let Some(found) = inner.log.epoch_end(epoch) {
+        return Some(found);
+    }
+    let tiered = &inner.manifest.epochs;
+    let at = tiered.partition_point(|e| e.epoch <= epoch).checked_sub(1)?;
+    let first_local = inner.log.epochs().first().map_or(inner.log.log_end(), |e| e.start_offset);
+    let end = tiered.get(at + 1).map_or(first_local, |next| next.start_offset);
+    Some((tiered[at].epoch, end))
+}
+
+fn read_slices(inner: &Inner, start: Offset, grant: Grant, end: Offset) -> Result<LocalRead, ReadRefusal> {
+    let slices = inner.log.read(start, grant.bytes, end, grant.is_first)?;
+    let bytes = slices.iter().map(|s| s.length).sum();
+    Ok(LocalRead { slices, bytes })
+}
+
+pub(super) fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,296 @@
+//! What workers do to a partition: flush, roll, seal, evict, move the log start, close.
+//!
+//! Each call takes the lock once and does no I/O that can be done off it: fdatasync runs on a ticket, files of evicted
+//! segments go when the result is dropped. Invariants: 1, 5, 10 (eviction stays below the published end).
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use highwater_log::{Evicted, FlushDone, FlushError, FlushTicket, LogError, LogSettings, SealedSegment};
+use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
+use highwater_tiering::core::manifest::Manifest;
+
+use super::{Inner, Partition, Unavailable};
+use crate::core::retention::LocalShape;
+use crate::workers::offload::OffloadTrouble;
+
+/// One sealed segment that is to go to the tier.
+#[derive(Debug)]
+pub struct SealTask {
+    pub segment: SealedSegment,
+    pub leader_epoch: LeaderEpoch,
+    pub epochs: Vec<highwater_log::EpochStart>,
+    /// The producer table at the segment's start, encoded; empty where it is not known.
+    pub producer_snapshot: Vec<u8>,
+    /// The segment's bytes, mapped.
+    pub bytes: Bytes,
+}
+
+/// What a partition has on the local disk.
+#[derive(Clone, Debug)]
+pub struct LocalUse {
+    pub bounds: OffsetBounds,
+    pub bytes: u64,
+    /// Sealed but not in the tier yet.
+    pub backlog_segments: u64,
+    pub backlog_bytes: u64,
+    pub oldest_backlog_ms: Option<i64>,
+    /// Sealing has stopped here, and why.
+    pub seal_alarm: Option<Arc<str>>,
+}
+
+impl Partition {
+    /// Waits until the log is on the disk up to `end`.
+    ///
+    /// # Errors
+    /// A flush has failed, or the partition was closed: nothing is known of the batch's durability.
+    pub async fn wait_flushed(&self, end: Offset) -> Result<(), Unavailable> {
+        let mut flushed = self.flushed.subscribe();
+        let state = flushed.wait_for(|f| f.end >= end || f.failed.is_some()).await;
+        let Ok(state) = state else {
+            return Err(Unavailable::Closed);
+        };
+        match &state.failed {
+            Some(unavailable) if state.end < end => Err(unavailable.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The work of a flush: of all that was appended, or of sealed segments alone.
+    pub(crate) fn draw_flush(&self, sealed_only: bool) -> Option<FlushTicket> {
+        let mut inner = self.lock().ok()?;
+        let ticket = if sealed_only { inner.log.flush_sealed_ticket() } else { inner.log.flush_ticket() };
+        if !sealed_only {
+            inner.unflushed_records = 0;
+        }
+        (!ticket.is_empty() || ticket.end() > inner.log.flushed_end()).then_some(ticket)
+    }
+
+    /// The outcome of a flush: moves the flushed end and what hangs on it, or stops the partition (invariant 5).
+    pub(crate) fn flush_ended(&self, outcome: Result<FlushDone, FlushError>) {
+        let mut inner = self.lock_any();
+        let done = match outcome {
+            Ok(done) => done,
+            Err(e) => {
+                let (topic, partition) = (&self.topic, self.tp.partition);
+                tracing::error!(%topic, partition, "fdatasync failed, the partition stops until restart: {e}");
+                inner.log.poison("an fsync failed");
+                self.fail(&mut inner, &e);
+                return;
+            }
+        };
+        inner.log.flushed(done);
+        let end = inner.log.flushed_end();
+        let moved = self.terms().flushes_before_ack() && end > self.high_watermark();
+        if moved {
+            self.high_watermark.store(end, Ordering::SeqCst);
+        }
+        self.check_bounds(&mut inner);
+        drop(inner);
+        self.flushed.send_if_modified(|flushed| {
+            let is_news = end > flushed.end;
+            flushed.end = flushed.end.max(end);
+            is_news
+        });
+        if moved {
+            self.waiters.wake();
+        }
+    }
+
+    /// Whether `flush.ms` has passed since something was appended that no flush has covered.
+    pub(crate) fn is_flush_due(&self, now_ms: i64) -> bool {
+        let flush_ms = self.terms().config.flush_ms;
+        if flush_ms == i64::MAX {
+            return false;
+        }
+        let inner = self.lock_any();
+        inner.unflushed_records > 0 && now_ms.saturating_sub(inner.unflushed_since_ms) >= flush_ms
+    }
+
+    /// Lets all that is appended count, after a topic has stopped to flush before each acknowledgement.
+    pub(crate) fn settings_changed(&self, settings: LogSettings) {
+        let mut inner = self.lock_any();
+        inner.log.set_settings(settings);
+        let end = inner.log.log_end();
+        if !self.terms().flushes_before_ack() && end > self.high_watermark() {
+            self.high_watermark.store(end, Ordering::SeqCst);
+        }
+        drop(inner);
+        self.waiters.wake();
+    }
+
+    /// Seals the active segment if its time has come; true if it did.
+    ///
+    /// # Errors
+    /// Of the disk; the log is as before.
+    pub(crate) fn roll_if_due(&self, now_ms: i64) -> Result<bool, LogError> {
+        match self.lock() {
+            Ok(mut inner) => inner.log.roll_if_due(now_ms),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Seals the active segment now and returns the end of what is sealed.
+    ///
+    /// # Errors
+    /// As [`Partition::roll_if_due`].
+    pub(crate) fn roll_now(&self, now_ms: i64) -> Result<Offset, LogError> {
+        let Ok(mut inner) = self.lock() else {
+            return Err(LogError::Poisoned("the partition does not serve"));
+        };
+        inner.log.roll(now_ms)?;
+        Ok(inner.log.active_start())
+    }
+
+    /// The oldest sealed segment that the tier does not have, if sealing may go on.
+    ///
+    /// # Errors
+    /// The segment cannot be mapped.
+    pub(crate) fn seal_task(&self) -> Result<Option<SealTask>, LogError> {
+        let leader_epoch = self.terms().leader_epoch;
+        let Ok(inner) = self.lock() else {
+            return Ok(None);
+        };
+        let Some(segment) = next_to_seal(&inner, self.high_watermark()) else {
+            return Ok(None);
+        };
+        let bytes = inner.log.map_sealed(segment.start)?;
+        let producer_snapshot = inner.log.producer_snapshot_at_seal(segment.start).unwrap_or_default();
+        let epochs = inner.log.epochs().iter().filter(|e| e.start_offset < segment.end).copied().collect();
+        assert!(segment.end > inner.manifest.tiered_end, "a segment to seal has something new");
+        Ok(Some(SealTask { segment, leader_epoch, epochs, producer_snapshot, bytes }))
+    }
+
+    /// Whether a sealed segment waits for the tier.
+    pub(crate) fn has_seal_task(&self) -> bool {
+        self.lock().is_ok_and(|inner| next_to_seal(&inner, self.high_watermark()).is_some())
+    }
+
+    /// Whether there is something to offload and its time has come.
+    pub(crate) fn wants_offload(&self, now_ms: i64) -> bool {
+        self.offload_trouble().is_over(now_ms) && self.has_seal_task()
+    }
+
+    fn offload_trouble(&self) -> std::sync::MutexGuard<'_, OffloadTrouble> {
+        self.offload_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_offload_trouble(&self, trouble: OffloadTrouble) {
+        *self.offload_trouble() = trouble;
+    }
+
+    pub(crate) fn offload_failed(&self, note: impl FnOnce(&mut OffloadTrouble)) {
+        note(&mut self.offload_trouble());
+    }
+
+    /// Why the last offload failed, if none has succeeded since.
+    pub fn offload_trouble_reason(&self) -> Option<Arc<str>> {
+        self.offload_trouble().reason()
+    }
+
+    /// Sealing has met damaged data and stops; appends and reads of other ranges go on.
+    pub(crate) fn raise_seal_alarm(&self, place: &str) {
+        self.lock_any().seal_alarm = Some(place.into());
+    }
+
+    pub fn seal_alarm(&self) -> Option<Arc<str>> {
+        self.lock_any().seal_alarm.clone()
+    }
+
+    /// Takes over a newer manifest of this partition.
+    pub fn set_manifest(&self, manifest: Arc<Manifest>) {
+        let mut inner = self.lock_any();
+        if manifest.version > inner.manifest.version {
+            assert!(manifest.tiered_end >= inner.manifest.tiered_end, "a manifest's end never moves back");
+            inner.manifest = manifest;
+            self.check_bounds(&mut inner);
+        }
+    }
+
+    /// Sizes and times of what is local, for the retention plan.
+    pub(crate) fn local_shape(&self) -> Option<LocalShape> {
+        let inner = self.lock().ok()?;
+        Some(LocalShape {
+            segments: inner.log.sealed().to_vec(),
+            active_bytes: inner.log.local_bytes() - inner.log.sealed().iter().map(|s| s.bytes).sum::<u64>(),
+            active_max_timestamp: inner.log.active_max_timestamp(),
+            bounds: self.bounds_of(&inner),
+        })
+    }
+
+    /// Drops local segments below `offset` that are in the tier or below the log start; the files go when the result
+    /// is dropped.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn evict_below(&self, offset: Offset) -> Result<Option<Evicted>, LogError> {
+        let Ok(mut inner) = self.lock() else {
+            return Ok(None);
+        };
+        // Invariant 10: never above what the committed manifest lists, or what retention has given up.
+        let allowed = inner.manifest.tiered_end.min(self.high_watermark());
+        let evicted = inner.log.evict_below(offset.min(allowed))?;
+        self.check_bounds(&mut inner);
+        Ok((!evicted.segments.is_empty()).then_some(evicted))
+    }
+
+    /// Moves the log start up, after the manifest has.
+    ///
+    /// # Errors
+    /// Of the disk, or past the log's end.
+    pub(crate) fn raise_log_start(&self, offset: Offset) -> Result<(), LogError> {
+        let Ok(mut inner) = self.lock() else {
+            return Ok(());
+        };
+        inner.log.raise_log_start(offset)?;
+        self.check_bounds(&mut inner);
+        Ok(())
+    }
+
+    /// What is local, and what of it waits for the tier.
+    pub fn local_use(&self) -> LocalUse {
+        let inner = self.lock_any();
+        let tiered_end = inner.manifest.tiered_end;
+        let waiting = inner.log.sealed().iter().filter(|s| s.end > tiered_end);
+        let (mut backlog_segments, mut backlog_bytes, mut oldest_backlog_ms) = (0, 0, None);
+        for segment in waiting {
+            backlog_segments += 1;
+            backlog_bytes += segment.bytes;
+            oldest_backlog_ms = oldest_backlog_ms.or(Some(segment.sealed_at_ms));
+        }
+        LocalUse {
+            bounds: self.bounds_of(&inner),
+            bytes: inner.log.local_bytes(),
+            backlog_segments,
+            backlog_bytes,
+            oldest_backlog_ms,
+            seal_alarm: inner.seal_alarm.clone(),
+        }
+    }
+
+    /// Ends service: waiters and later requests learn that the partition is gone from here. `clean` flushes the log and
+    /// notes its end, so that the next start need not recover.
+    pub(crate) fn close(&self, clean: bool) {
+        let mut inner = self.lock_any();
+        let was_serving = inner.unavailable.is_none();
+        self.end_service(&mut inner, Unavailable::Closed);
+        if clean
+            && was_serving
+            && let Err(e) = inner.log.close()
+        {
+            let (topic, partition) = (&self.topic, self.tp.partition);
+            tracing::warn!(%topic, partition, "not closed cleanly, the next start recovers: {e}");
+        }
+    }
+}
+
+/// The first sealed segment past the tier, committed as a whole, unless sealing has stopped.
+fn next_to_seal(inner: &Inner, high_watermark: Offset) -> Option<SealedSegment> {
+    if inner.seal_alarm.is_some() {
+        return None;
+    }
+    let sealed = inner.log.sealed();
+    let at = sealed.partition_point(|s| s.end <= inner.manifest.tiered_end);
+    sealed.get(at).filter(|s| s.end <= high_watermark).cloned()
+}

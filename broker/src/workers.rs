@@ -1,0 +1,65 @@
+//! What happens without a client asking: flush, roll, offload, evict, retain, sweep, follow the coordinator.
+//!
+//! Each worker is a short loop that waits for its queue or its time and carries out what `partition` and `core` decide.
+//! An idle node wakes once per `WORKER_TICK_MS`. Must not hold a partition's lock while waiting (invariant 7), nor let a
+//! slow bucket delay anything but the tier (invariant 15).
+
+pub mod disk;
+pub mod flush;
+pub mod offload;
+pub mod retention;
+pub mod sweep;
+mod tick;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::node::Node;
+
+/// Spawns the workers into `tasks`; all end when the node stops.
+pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(tick::run(node.clone()));
+    tasks.spawn(follow_topics(node.clone()));
+    tasks.spawn(retention::run(node.clone()));
+    tasks.spawn(sweep::run(node.clone()));
+    tasks.spawn(mirror(node.clone()));
+    for _ in 0..node.settings.offload_concurrency.max(1) {
+        tasks.spawn(offload::run(node.clone()));
+    }
+}
+
+/// Waits for `pause` or the node's stop; false when it stops.
+async fn pause(node: &Node, pause: Duration) -> bool {
+    let mut stop = node.stopping();
+    tokio::time::timeout(pause, stop.wait_for(|stopping| *stopping)).await.is_err()
+}
+
+/// Writes changed manifests to the bucket until the node stops.
+async fn mirror(node: Arc<Node>) {
+    let mut stop = node.stopping();
+    tokio::select! {
+        () = node.mirror.clone().run() => {}
+        _ = stop.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+/// Brings the partitions up to the coordinator's state whenever that changes.
+async fn follow_topics(node: Arc<Node>) {
+    let mut versions = node.coordinator.watch();
+    let mut stop = node.stopping();
+    loop {
+        versions.mark_unchanged();
+        if let Err(e) = node.follow_topics().await {
+            tracing::error!("topics cannot be followed: {e}");
+            if !pause(&node, Duration::from_secs(1)).await {
+                return;
+            }
+        }
+        tokio::select! {
+            changed = versions.changed() => if changed.is_err() { return },
+            _ = stop.wait_for(|stopping| *stopping) => return,
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The broker over its wire: a node in this process, driven by raw frames through a real socket.
+
+mod it {
+    pub mod harness;
+
+    mod bad_input;
+    mod fetch;
+    mod offsets;
+    mod produce;
+    mod restart;
+    mod tier;
+}
