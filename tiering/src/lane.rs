@@ -401,3 +401,6 @@ impl Store {
 pub fn deadline_in(ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(ms)
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,3 +15,6 @@ pub mod read;
 pub mod schema;
 pub mod store;
 pub mod worker;
+
+#[cfg(test)]
+mod test_support;

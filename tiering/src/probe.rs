@@ -99,3 +99,64 @@ fn from_fault(step: &'static str, fault: Fault) -> Problem {
         _ => Problem::Step { step, detail: fault.message },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::bucket::memory::{MemoryBucket, Op, Trouble};
+    use crate::lane::StoreSettings;
+
+    async fn probed(bucket: &Arc<MemoryBucket>) -> Result<(), String> {
+        let store = Store::over(bucket.clone(), "s3://flights", StoreSettings::default());
+        let names = Names::new("c").expect("plain");
+        let found = probe(&store, &names).await.map_err(|e| e.to_string());
+        assert!(found.as_ref().err().is_none_or(|line| !line.contains('\n')), "one line");
+        found
+    }
+
+    #[tokio::test]
+    async fn a_good_store_passes_and_is_left_clean() {
+        let bucket = Arc::new(MemoryBucket::default());
+        probed(&bucket).await.expect("good");
+        assert!(bucket.keys().is_empty());
+    }
+
+    #[tokio::test]
+    async fn each_failure_is_named_in_one_line() {
+        for (kind, says) in [
+            (FaultKind::NoBucket, "the bucket does not exist"),
+            (FaultKind::Denied, "the credentials are missing, wrong or not enough to write"),
+            (FaultKind::Unsupported, "cannot write"),
+        ] {
+            let bucket = Arc::new(MemoryBucket::default());
+            bucket.trouble(Op::Put, Trouble::Refused(kind), 1);
+            let line = probed(&bucket).await.expect_err("bad");
+            assert!(line.starts_with("object store s3://flights: ") && line.contains(says), "{line}");
+        }
+        let bucket = Arc::new(MemoryBucket::default());
+        bucket.trouble(Op::Delete, Trouble::Refused(FaultKind::Denied), 1);
+        assert!(probed(&bucket).await.expect_err("no delete").contains("not enough to delete"));
+        let bucket = Arc::new(MemoryBucket::default());
+        bucket.trouble(Op::Get, Trouble::Refused(FaultKind::Denied), 1);
+        assert!(probed(&bucket).await.expect_err("no read").contains("not enough to read"));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_overwrites_is_refused_and_left_clean() {
+        let bucket = Arc::new(MemoryBucket::default());
+        bucket.ignore_conditions();
+        assert!(probed(&bucket).await.expect_err("overwrites").contains("conditional put is not honoured"));
+        assert!(bucket.keys().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_away_is_named_in_bounded_time() {
+        let bucket = Arc::new(MemoryBucket::default());
+        bucket.trouble(Op::Put, Trouble::Refused(FaultKind::Connect), 10_000);
+        let begun = std::time::Instant::now();
+        assert!(probed(&bucket).await.expect_err("away").contains("not reachable"));
+        assert!(begun.elapsed().as_millis() < u128::from(STORE_PROBE_MS_MAX));
+    }
+}

@@ -270,3 +270,6 @@ fn one_line(error: &Error) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests;

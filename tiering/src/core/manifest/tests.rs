@@ -215,7 +215,8 @@ fn stored_forms_still_load() {
 fn each_broken_rule_is_found_at_load() {
     let text = include_str!("../../../fixtures/manifest-v1.json");
     let whole: Manifest = serde_json::from_str(text).expect("loads");
-    let cases: [(&str, fn(&mut Manifest)); 12] = [
+    type Change = fn(&mut Manifest);
+    let cases: [(&str, Change); 12] = [
         ("unknown format", |m| m.format = 2),
         ("0 <= log_start <= tiered_end", |m| m.log_start = m.tiered_end + 1),
         ("generation", |m| m.generation = -2),
