@@ -104,13 +104,13 @@ class Bench:
 
     def create(self, server, topic, tiered=False, codec=None, partitions=TOPIC_PARTITIONS):
         from confluent_kafka.admin import AdminClient, NewTopic
-        admin = AdminClient({"bootstrap.servers": server.bootstrap})
+        admin = AdminClient({"bootstrap.servers": server.bootstrap, "log_level": 3})
         config = server.topic_config(tiered, codec)
         admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(60)
 
     def drop(self, server, topic):
         from confluent_kafka.admin import AdminClient
-        admin = AdminClient({"bootstrap.servers": server.bootstrap})
+        admin = AdminClient({"bootstrap.servers": server.bootstrap, "log_level": 3})
         admin.delete_topics([topic])[topic].result(60)
 
     def systems(self, table):

@@ -176,7 +176,7 @@ class Highwater:
         return config
 
     def local_log_bytes(self):
-        return sum(p.stat().st_size for p in (self.dir / "data").rglob("*.log") if re.fullmatch(r"\d{20}\.log", p.name))
+        return sum(p.stat().st_size for p in (self.dir / "data" / "topics").rglob("*.log"))
 
     def tier_bytes(self):
         return self.tier.object_bytes() if self.tier else tree_bytes(self.dir / "objects")
@@ -272,7 +272,7 @@ class Kafka:
         self.process = Process("kafka", command, self.log)
         wait_port(self.port, self.process.child, 120, "kafka", self.log)
         from confluent_kafka.admin import AdminClient
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 3})
         while time.monotonic() - started < 120:
             try:
                 if admin.list_topics(timeout=1).brokers:

@@ -135,8 +135,8 @@ def missing(text):
 
 
 def records_of(rows):
-    """(key, value, timestamp ms) of each flight: keyed by tail number (null where unknown), timed by its own
-    scheduled departure, which the CSV states in New York's local time."""
+    """(key, value, timestamp ms) of each flight, in the order in which they were due: keyed by tail number (null
+    where unknown), timed by its own scheduled departure, which the CSV states in New York's local time."""
     from zoneinfo import ZoneInfo
     zone = ZoneInfo("America/New_York")
     records = []
@@ -149,6 +149,7 @@ def records_of(rows):
         records.append((key, value, int(local.timestamp()) * 1000))
         if n % 2000 == 0:
             step.at(n)
+    records.sort(key=lambda record: record[2])
     step.end(f"{len(records):,} records, {sum(len(v) for _, v, _ in records) / MIB:.1f} MiB of JSON")
     return records
 
@@ -192,7 +193,7 @@ class Broker:
 
     def local_bytes(self):
         """Bytes of records on the local disk: every segment file, all partitions."""
-        return sum(path.stat().st_size for path in self.data.rglob("*.log") if re.fullmatch(r"\d{20}\.log", path.name))
+        return sum(path.stat().st_size for path in (self.data / "topics").rglob("*.log"))
 
     def parquet(self):
         return sorted(self.objects.rglob("*.parquet"))
@@ -211,9 +212,11 @@ class Broker:
 
 def create_topic(broker):
     from confluent_kafka.admin import AdminClient, NewTopic
-    admin = AdminClient({"bootstrap.servers": broker.addresses["kafka"]})
-    # Flights of 2013 are older than the default retention: keep them for ever.
-    config = {"retention.ms": "-1", "segment.bytes": str(16 * MIB), "highwater.value.format": "json"}
+    admin = AdminClient({"bootstrap.servers": broker.addresses["kafka"], "log_level": 3})
+    # Flights of 2013 are older than the default retention: keep them for ever. A segment ends by size alone: by
+    # record time (a week by default, as in Kafka) a year of flights would be 52 small ones.
+    config = {"retention.ms": "-1", "segment.ms": str(10 * 365 * 86_400_000), "segment.bytes": str(16 * MIB),
+              "highwater.value.format": "json"}
     admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1, config=config)])[TOPIC].result(30)
 
 

@@ -48,14 +48,14 @@ def digest(records):
 
 def partitions_of(bootstrap, topic):
     from confluent_kafka.admin import AdminClient
-    found = AdminClient({"bootstrap.servers": bootstrap}).list_topics(topic, timeout=30).topics[topic]
+    found = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3}).list_topics(topic, timeout=30).topics[topic]
     check(found.error is None, f"metadata of {topic}: {found.error}")
     return sorted(found.partitions)
 
 
 def create_topic(bootstrap, topic, partitions, **config):
     from confluent_kafka.admin import AdminClient, NewTopic
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     config = {name.replace("__", "-").replace("_", "."): str(value) for name, value in config.items()}
     admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(30)
 

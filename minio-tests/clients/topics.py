@@ -20,7 +20,7 @@ def payload(number):
 
 def create(bootstrap, topic, partitions, *config):
     from confluent_kafka.admin import AdminClient, NewTopic
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     settings = dict(item.split("=", 1) for item in config)
     admin.create_topics([NewTopic(topic, int(partitions), 1, config=settings)])[topic].result(30)
     result(topic=topic)

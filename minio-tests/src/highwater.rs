@@ -182,7 +182,7 @@ impl Highwater {
 
 /// Every segment file `<20 digits>.log` under a data directory, in order.
 pub fn segments(data: &std::path::Path) -> Vec<PathBuf> {
-    let (mut found, mut open) = (Vec::new(), vec![data.to_owned()]);
+    let (mut found, mut open) = (Vec::new(), vec![data.join("topics")]);
     while let Some(dir) = open.pop() {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let path = entry.path();
