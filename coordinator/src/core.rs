@@ -24,3 +24,6 @@ pub use command::{
 pub use refusal::Refusal;
 pub use state::{Broker, ClusterState, DeletedTopic, Partition, Topic};
 pub use stored::{LoadError, STATE_FORMAT};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -117,7 +117,10 @@ impl Coordinator {
             let form = Command::FormCluster { cluster_id: cluster_id(Uuid::new_v4()) };
             match coordinator.write(form).await {
                 Ok(_) | Err(WriteError::Refused(Refusal::AlreadyFormed)) => {}
-                Err(e) => return Err(StartError::Raft(e.to_string())),
+                Err(e) => {
+                    coordinator.close().await;
+                    return Err(StartError::Raft(e.to_string()));
+                }
             }
         }
         Ok(coordinator)

@@ -13,3 +13,6 @@ mod raft;
 
 pub use handle::{ConfigChange, Coordinator, CoordinatorSettings, NewPartitions, ReadError, WriteError};
 pub use raft::OpenError as StartError;
+
+#[cfg(test)]
+mod tests;

@@ -122,12 +122,6 @@ impl RaftNode {
         self.raft.ensure_linearizable().await.map(|_| ()).map_err(|e| e.to_string())
     }
 
-    /// Starts a snapshot of now; used by tests, otherwise the policy decides.
-    #[cfg(test)]
-    pub(crate) async fn snapshot(&self) -> Result<(), String> {
-        self.raft.trigger().snapshot().await.map_err(|e| e.to_string())
-    }
-
     /// Stops Raft, lets the log's thread finish, and gives up the data directory.
     pub(crate) async fn close(&self) {
         if let Err(e) = self.raft.shutdown().await {

@@ -27,6 +27,8 @@ pub(super) type Meta = SnapshotMeta<u64, Peer>;
 pub(super) struct SnapshotStore {
     dir: PathBuf,
     current: Mutex<Option<(Meta, PathBuf)>>,
+    /// Held while a snapshot is written, so that two do not share a temporary name.
+    writing: Mutex<()>,
     received: AtomicU64,
 }
 
@@ -60,8 +62,13 @@ impl SnapshotStore {
     /// an older one will do is decided by how far the log reaches back.
     pub(super) fn open(dir: &Path) -> Result<(SnapshotStore, Option<(Meta, ClusterState)>), OpenError> {
         fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
-        let store =
-            SnapshotStore { dir: dir.to_path_buf(), current: Mutex::new(None), received: AtomicU64::new(0) };
+        let store = SnapshotStore {
+            dir: dir.to_path_buf(),
+            current: Mutex::new(None),
+            writing: Mutex::new(()),
+            received: AtomicU64::new(0),
+        };
+        store.remove_leftovers().map_err(OpenError::io(dir))?;
         let mut fault = None;
         for path in store.list().map_err(OpenError::io(dir))? {
             let bytes = fs::read(&path).map_err(OpenError::io(&path))?;
@@ -121,6 +128,7 @@ impl SnapshotStore {
     fn keep(&self, meta: &Meta, bytes: &[u8]) -> std::io::Result<File> {
         let (index, term) = meta.last_log_id.map_or((0, 0), |id| (id.index, id.leader_id.term));
         let path = self.dir.join(format!("{index:020}-{term:020}.snapshot"));
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let temporary = path.with_extension("tmp");
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
@@ -142,20 +150,29 @@ impl SnapshotStore {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Snapshot files, newest first; leftovers of interrupted writes are removed.
+    /// Snapshot files, newest first.
     fn list(&self) -> std::io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("snapshot") => paths.push(path),
-                Some("tmp") => fs::remove_file(&path)?,
-                _ => {}
+            if path.extension().is_some_and(|extension| extension == "snapshot") {
+                paths.push(path);
             }
         }
         paths.sort();
         paths.reverse();
         Ok(paths)
+    }
+
+    /// Removes what interrupted writes left behind.
+    fn remove_leftovers(&self) -> std::io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 }
 
