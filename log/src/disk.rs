@@ -1,8 +1,9 @@
 //! The file port: one partition's directory and its files, real or simulated.
 //!
-//! Owns the trait and what is built from it (side files replaced atomically, bounded reads). The log reaches the
-//! file system only through here, so a simulated disk can lose unsynced writes, tear them and fail (DESIGN section 4). Reads go
-//! to the `File` itself: slices are handed to sendfile and mmap, which need one, and a simulated file has one too.
+//! Owns the trait and what is built from it (side files replaced atomically, bounded reads). The log reaches
+//! the file system only through here, so a simulated disk can lose unsynced writes, tear them and fail
+//! (DESIGN section 4). Reads go to the `File` itself: slices are handed to sendfile and mmap, which need one,
+//! and a simulated file has one too.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -49,7 +50,8 @@ pub trait DiskFile: Send + Sync + Debug {
     fn write_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
     /// Cuts the file to `bytes`.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
-    /// Makes the content durable (fdatasync). After a failure nothing written since the last success may be believed.
+    /// Makes the content durable (fdatasync). After a failure nothing written since the last success may be
+    /// believed.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -106,7 +108,8 @@ pub(crate) fn write_side_file(disk: &dyn Disk, name: &str, content: &[u8]) -> io
     write_all(&*file, content, &[], 0)
 }
 
-/// Replaces a side file so that a crash leaves the old or the new one. The caller syncs the directory if it must be the new.
+/// Replaces a side file so that a crash leaves the old or the new one. The caller syncs the directory if it
+/// must be the new.
 pub(crate) fn replace_side_file(disk: &dyn Disk, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = format!("{name}.tmp");
     let file = disk.create(&temporary)?;

@@ -14,11 +14,12 @@ pub enum LogError {
     /// The disk refused; the log is unchanged and the call may be tried again.
     #[error("cannot {what} {file}: {source}")]
     Io { what: &'static str, file: String, source: io::Error },
-    /// A write or fsync failed in a way that leaves the files unknown (invariant 5); appends are refused until the
-    /// partition is opened again.
+    /// A write or fsync failed in a way that leaves the files unknown (invariant 5); appends are refused
+    /// until the partition is opened again.
     #[error("partition is poisoned: {0}")]
     Poisoned(&'static str),
-    /// The batch is not what its header says; the caller has validated it, so this is a defect, not a client's.
+    /// The batch is not what its header says; the caller has validated it, so this is a defect, not a
+    /// client's.
     #[error("batch refused: {0}")]
     Batch(&'static str),
     #[error(transparent)]

@@ -1,7 +1,7 @@
 //! One partition's local log: segments, sparse offset and time indexes, leader epochs, producers, recovery.
 //!
-//! `PartitionLog` (see `partition.rs`, whose head is the essay on layout, durability and crashes) is what other crates
-//! use; `core/` has the pure decisions, `disk` the file port under it all.
+//! `PartitionLog` (see `partition.rs`, whose head is the essay on layout, durability and crashes) is what
+//! other crates use; `core/` has the pure decisions, `disk` the file port under it all.
 
 pub mod core;
 pub mod crash;

@@ -1,22 +1,24 @@
 //! One partition's local log: the only place where an offset is assigned (invariant 2).
 //!
-//! Owns segments, indexes, leader epochs, producers and the bounds `log_start <= local_start <= log_end` of one partition.
-//! Synchronous; its owner serialises access (invariant 7) and decides when to flush, roll, evict and truncate. It must not
-//! know of high watermarks, tiers or clients, and never re-encodes a batch: it stamps the 16 bytes that the CRC leaves out
-//! and writes the rest as it came (invariant 14).
+//! Owns segments, indexes, leader epochs, producers and the bounds `log_start <= local_start <= log_end` of
+//! one partition. Synchronous; its owner serialises access (invariant 7) and decides when to flush, roll,
+//! evict and truncate. It must not know of high watermarks, tiers or clients, and never re-encodes a batch:
+//! it stamps the 16 bytes that the CRC leaves out and writes the rest as it came (invariant 14).
 //!
-//! Layout, one directory per partition (bytes in `docs/format.md`):
-//! `<start:020>.log` batches and nothing else; `<start:020>.index` sparse offsets and times, derivable;
-//! `<offset:020>.producers` the producer table at a segment's start, derivable; `checkpoint` epochs, sealed segments and the
-//! clean end, derivable but for epochs of evicted offsets; `marks` log start and recovery point.
+//! Layout, one directory per partition (bytes in `docs/format.md`): `<start:020>.log` batches and nothing
+//! else; `<start:020>.index` sparse offsets and times, derivable; `<offset:020>.producers` the producer table
+//! at a segment's start, derivable; `checkpoint` epochs, sealed segments and the clean end, derivable but for
+//! epochs of evicted offsets; `marks` log start and recovery point.
 //!
-//! Durability. An append is in the page cache: it survives `kill -9`, not power failure. A `FlushTicket`, run off the
-//! owner's lock, makes what the log held when it was drawn durable, and moves the recovery point. A failed fsync
-//! poisons the log: nothing is appended until it is opened again, and nothing is retried (invariant 5).
+//! Durability. An append is in the page cache: it survives `kill -9`, not power failure. A `FlushTicket`, run
+//! off the owner's lock, makes what the log held when it was drawn durable, and moves the recovery point. A
+//! failed fsync poisons the log: nothing is appended until it is opened again, and nothing is retried
+//! (invariant 5).
 //!
-//! Crash (invariant 12). Segment files are the truth, and offsets in them are contiguous. A segment is begun by creating its
-//! file, empty, so that the directory alone tells where the log ends. Order at a roll: producer snapshot, index, new
-//! file; at eviction: oldest first, each by one rename. Whatever else is found is garbage and is removed when opened.
+//! Crash (invariant 12). Segment files are the truth, and offsets in them are contiguous. A segment is begun
+//! by creating its file, empty, so that the directory alone tells where the log ends. Order at a roll:
+//! producer snapshot, index, new file; at eviction: oldest first, each by one rename. Whatever else is found
+//! is garbage and is removed when opened.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -41,9 +43,6 @@ mod lookup;
 mod open;
 mod read;
 mod trim;
-
-#[cfg(test)]
-mod tests;
 
 pub use flush::{FlushDone, FlushTicket};
 pub use lookup::TimestampedOffset;
@@ -124,8 +123,8 @@ pub struct PartitionLog {
 }
 
 impl PartitionLog {
-    /// Opens the log in `dir`, recovering it if it was not closed cleanly; an absent or empty directory is an empty log that
-    /// starts at 0 and touches the disk with its first append.
+    /// Opens the log in `dir`, recovering it if it was not closed cleanly; an absent or empty directory is an
+    /// empty log that starts at 0 and touches the disk with its first append.
     ///
     /// # Errors
     /// Only of the disk: damage in files is recovered from or told in the report.
@@ -221,12 +220,12 @@ impl PartitionLog {
         self.refusal().map_or(Ok(()), |why| Err(LogError::Poisoned(why)))
     }
 
-    /// Assigns the next offsets to a batch that has been validated and that `producers().check` called new, and writes it
-    /// with one write call.
+    /// Assigns the next offsets to a batch that has been validated and that `producers().check` called new,
+    /// and writes it with one write call.
     ///
     /// # Errors
-    /// `Io` when the disk refused and the log is as before; `Poisoned`; `Epoch` for a stale leader; `Batch` when header and
-    /// bytes do not agree.
+    /// `Io` when the disk refused and the log is as before; `Poisoned`; `Epoch` for a stale leader; `Batch`
+    /// when header and bytes do not agree.
     pub fn append(
         &mut self,
         header: &BatchHeader,
@@ -321,8 +320,8 @@ impl PartitionLog {
         }
     }
 
-    /// Seals the active segment if `segment.ms` has passed since its first append, and forgets expired producers.
-    /// To be called now and then, also on idle partitions. True if it sealed.
+    /// Seals the active segment if `segment.ms` has passed since its first append, and forgets expired
+    /// producers. To be called now and then, also on idle partitions. True if it sealed.
     ///
     /// # Errors
     /// As `append`.
@@ -456,3 +455,6 @@ fn check_batch(header: &BatchHeader, bytes: &Bytes, leader_epoch: LeaderEpoch) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

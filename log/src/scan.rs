@@ -1,6 +1,7 @@
 //! Walking the batches of a segment file: by headers only for reads, and with every checksum for recovery.
 //!
-//! Both walks are bounded by the file's known end and check each length against it before they read or allocate.
+//! Both walks are bounded by the file's known end and check each length against it before they read or
+//! allocate.
 
 use std::fs::File;
 use std::io;

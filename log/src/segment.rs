@@ -1,7 +1,8 @@
 //! Segments in memory: the active one, and sealed ones as far as readers hold them open.
 //!
-//! Owns lazy opening and the loading of sparse indexes, rebuilding a missing or damaged one from batch headers. Must not
-//! decide anything about offsets: it is told where a segment starts, ends and how long it is.
+//! Owns lazy opening and the loading of sparse indexes, rebuilding a missing or damaged one from batch
+//! headers. Must not decide anything about offsets: it is told where a segment starts, ends and how long it
+//! is.
 
 use std::fs::File;
 use std::ops::Deref;

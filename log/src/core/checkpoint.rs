@@ -1,9 +1,10 @@
 //! The two side files of a partition that are not derived from a single segment, as bytes.
 //!
-//! `Checkpoint` (replaced atomically): leader epochs, the sealed segments, and how the log ended if it was closed
-//! cleanly. It saves scanning; a missing, damaged or stale one costs a scan and nothing else, except epochs of offsets that
-//! are no longer local. `Marks` (two slots written in place, newest valid one wins): log start and recovery
-//! point. Neither may be trusted beyond what the segment files confirm; that is `recovery`'s business.
+//! `Checkpoint` (replaced atomically): leader epochs, the sealed segments, and how the log ended if it was
+//! closed cleanly. It saves scanning; a missing, damaged or stale one costs a scan and nothing else, except
+//! epochs of offsets that are no longer local. `Marks` (two slots written in place, newest valid one wins):
+//! log start and recovery point. Neither may be trusted beyond what the segment files confirm; that is
+//! `recovery`'s business.
 
 use highwater_model::Offset;
 use highwater_model::limits::{EPOCHS_PER_PARTITION_MAX, SEGMENTS_PER_PARTITION_MAX};
@@ -33,15 +34,16 @@ pub struct SealedSegment {
     pub sealed_at_ms: i64,
 }
 
-/// The active segment as a clean shutdown left it. It still holds if the file is still that long: files only grow,
-/// and whatever cuts one writes a checkpoint without this.
+/// The active segment as a clean shutdown left it. It still holds if the file is still that long: files only
+/// grow, and whatever cuts one writes a checkpoint without this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CleanEnd {
     pub start: Offset,
     pub end: Offset,
     pub bytes: u64,
     pub max_timestamp: i64,
-    /// Wall clock of the segment's first append, and the largest timestamp of its first batch; meaningful if `bytes > 0`.
+    /// Wall clock of the segment's first append, and the largest timestamp of its first batch; meaningful if
+    /// `bytes > 0`.
     pub first_append_ms: i64,
     pub first_timestamp: i64,
     /// Whether a producer snapshot was written at `end`; without one there were no producers.
@@ -141,8 +143,8 @@ fn decode_clean(r: &mut Reader<'_>) -> Result<CleanEnd, StoredError> {
     Ok(clean)
 }
 
-/// Small facts that change often. They are written in place and without fsync of their own, so a power failure may bring
-/// back an older slot: each is safe to be older than the truth.
+/// Small facts that change often. They are written in place and without fsync of their own, so a power
+/// failure may bring back an older slot: each is safe to be older than the truth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     pub log_start: Offset,

@@ -1,7 +1,7 @@
 //! Which leader epoch wrote which offsets (KIP-101, KIP-279, KIP-320), and invariant 6: epochs only grow.
 //!
-//! Owns the table of epoch starts. Must not touch files: the shell stores it inside the checkpoint and derives lost
-//! entries from batch headers, which carry the epoch that wrote them.
+//! Owns the table of epoch starts. Must not touch files: the shell stores it inside the checkpoint and
+//! derives lost entries from batch headers, which carry the epoch that wrote them.
 
 use highwater_model::limits::EPOCHS_PER_PARTITION_MAX;
 use highwater_model::{LeaderEpoch, Offset};
@@ -55,8 +55,8 @@ impl EpochTable {
         }
     }
 
-    /// Records that `epoch` wrote the batch starting at `offset`; true if it is a new entry. The caller has passed
-    /// `check`. An epoch that wrote nothing before the next one leaves no entry behind.
+    /// Records that `epoch` wrote the batch starting at `offset`; true if it is a new entry. The caller has
+    /// passed `check`. An epoch that wrote nothing before the next one leaves no entry behind.
     pub fn assign(&mut self, epoch: LeaderEpoch, offset: Offset) -> bool {
         assert!(offset >= 0);
         assert!(self.check(epoch).is_ok(), "epochs only grow (invariant 6)");
@@ -72,8 +72,9 @@ impl EpochTable {
         true
     }
 
-    /// The largest known epoch at or below `epoch` and the end of what it wrote, as OffsetForLeaderEpoch answers it;
-    /// `None` for an epoch above every known one. An epoch below every known one ends where the first known starts.
+    /// The largest known epoch at or below `epoch` and the end of what it wrote, as OffsetForLeaderEpoch
+    /// answers it; `None` for an epoch above every known one. An epoch below every known one ends where the
+    /// first known starts.
     pub fn end_of(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
         if epoch < 0 {
             return None;
@@ -100,7 +101,8 @@ impl EpochTable {
         debug_assert!(self.entries.last().is_none_or(|e| e.start_offset < log_end));
     }
 
-    /// Forgets epochs that wrote nothing at or above `log_start`; the one covering `log_start` then starts there.
+    /// Forgets epochs that wrote nothing at or above `log_start`; the one covering `log_start` then starts
+    /// there.
     pub fn truncate_start(&mut self, log_start: Offset) {
         let above = self.entries.partition_point(|e| e.start_offset <= log_start);
         if above > 1 {

@@ -1,9 +1,10 @@
-//! The sparse index of one segment: offset -> position and time -> position, about one row per `index.interval.bytes`.
+//! The sparse index of one segment: offset -> position and time -> position, about one row per
+//! `index.interval.bytes`.
 //!
-//! Owns the rows, the three searches over them and their stored form. Must not read the log: a row only says where a scan
-//! of batch headers may begin. Rows are derivable from the log, so a damaged index is rebuilt, never repaired. One row
-//! serves offsets and times: `max_timestamp_before` is the largest timestamp of all batches before the row, a running
-//! maximum, hence sorted like the rest.
+//! Owns the rows, the three searches over them and their stored form. Must not read the log: a row only says
+//! where a scan of batch headers may begin. Rows are derivable from the log, so a damaged index is rebuilt,
+//! never repaired. One row serves offsets and times: `max_timestamp_before` is the largest timestamp of all
+//! batches before the row, a running maximum, hence sorted like the rest.
 
 use highwater_model::Offset;
 use highwater_model::limits::INDEX_ROWS_MAX;
@@ -25,7 +26,8 @@ pub struct IndexRow {
     pub max_timestamp_before: i64,
 }
 
-/// The whole of a segment that an index describes; stored with the rows so that an index cannot serve another segment.
+/// The whole of a segment that an index describes; stored with the rows so that an index cannot serve another
+/// segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexedSegment {
     pub start: Offset,
@@ -57,8 +59,8 @@ impl SparseIndex {
         IndexRow { relative_offset: 0, position: 0, max_timestamp_before: i64::MIN }
     }
 
-    /// Tells the index of a batch at `position`, whose predecessors' largest timestamp is `max_timestamp_before`. Adds a
-    /// row if the last one is at least the interval away.
+    /// Tells the index of a batch at `position`, whose predecessors' largest timestamp is
+    /// `max_timestamp_before`. Adds a row if the last one is at least the interval away.
     pub fn note(&mut self, base_offset: Offset, position: u64, max_timestamp_before: i64) {
         let last = self.rows.last().copied().unwrap_or(self.origin());
         assert!(position >= u64::from(last.position), "batches are told in order");
@@ -86,8 +88,8 @@ impl SparseIndex {
         above.checked_sub(1).map_or(self.origin(), |i| self.rows[i])
     }
 
-    /// The last row before which every timestamp is below `timestamp`: a scan for the first batch that reaches
-    /// `timestamp` starts there.
+    /// The last row before which every timestamp is below `timestamp`: a scan for the first batch that
+    /// reaches `timestamp` starts there.
     pub fn floor_of_timestamp(&self, timestamp: i64) -> IndexRow {
         let above = self.rows.partition_point(|r| r.max_timestamp_before < timestamp);
         above.checked_sub(1).map_or(self.origin(), |i| self.rows[i])
@@ -125,7 +127,8 @@ impl SparseIndex {
         stored::frame(INDEX_MAGIC, INDEX_VERSION, &body)
     }
 
-    /// Reads a stored index; any damage or disorder is an error, after which the caller rebuilds it from the log.
+    /// Reads a stored index; any damage or disorder is an error, after which the caller rebuilds it from the
+    /// log.
     pub fn decode(file: &[u8]) -> Result<(IndexedSegment, SparseIndex), StoredError> {
         let (_, body) = stored::unframe(INDEX_MAGIC, INDEX_VERSION, file)?;
         let mut r = Reader::new(body);

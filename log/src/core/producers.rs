@@ -1,10 +1,11 @@
 //! Idempotent producers: which sequence comes next, what is a duplicate, who is fenced (KIP-98, KIP-360).
 //!
-//! Owns one partition's table of producers and its stored form. `check` judges a batch and changes nothing; `apply`
-//! records one that was appended, at produce and at recovery alike, so the table is a function of the log. The rules are
-//! Kafka's: a producer without state may start at any sequence (its state may have expired), a new epoch starts at
-//! 0, the last `PRODUCER_BATCHES_MAX` batches are recognised as duplicates, sequences wrap from `i32::MAX` to 0.
-//! Unlike Kafka's, expiry counts from the append and not from record timestamps, which may be years old.
+//! Owns one partition's table of producers and its stored form. `check` judges a batch and changes nothing;
+//! `apply` records one that was appended, at produce and at recovery alike, so the table is a function of the
+//! log. The rules are Kafka's: a producer without state may start at any sequence (its state may have
+//! expired), a new epoch starts at 0, the last `PRODUCER_BATCHES_MAX` batches are recognised as duplicates,
+//! sequences wrap from `i32::MAX` to 0. Unlike Kafka's, expiry counts from the append and not from record
+//! timestamps, which may be years old.
 
 use std::collections::BTreeMap;
 
@@ -154,8 +155,9 @@ impl ProducerTable {
         Err(SequenceRefusal::OutOfOrder { producer_id, given: header.base_sequence, expected })
     }
 
-    /// Records a batch that stands in the log at `base_offset`. Accepts whatever the log holds: it was judged when it
-    /// was produced, here or on another node. `now_ms` is when it was appended, or when it was recovered.
+    /// Records a batch that stands in the log at `base_offset`. Accepts whatever the log holds: it was judged
+    /// when it was produced, here or on another node. `now_ms` is when it was appended, or when it was
+    /// recovered.
     pub fn apply(&mut self, header: &BatchHeader, base_offset: Offset, now_ms: i64) {
         assert!(base_offset >= 0);
         if !header.has_producer() {
@@ -174,7 +176,7 @@ impl ProducerTable {
         });
         if header.producer_epoch != entry.epoch {
             entry.epoch = header.producer_epoch;
-            entry.known = 0;
+            (entry.batches, entry.known) = Default::default();
         }
         entry.last_append_ms = now_ms;
         if header.base_sequence >= 0 && !header.is_control() {
@@ -208,8 +210,8 @@ impl ProducerTable {
         before - self.producers.len()
     }
 
-    /// The stored form: the table as it was when the log ended at `log_end`, for `<log_end>.producers` and for the footer
-    /// of the object sealed there.
+    /// The stored form: the table as it was when the log ended at `log_end`, for `<log_end>.producers` and
+    /// for the footer of the object sealed there.
     pub fn encode(&self, log_end: Offset) -> Vec<u8> {
         assert!(log_end >= 0);
         let batches: usize = self.producers.values().map(|p| usize::from(p.known)).sum();

@@ -1,8 +1,9 @@
 //! What to believe at start-up: which segments are taken as listed, which are scanned, and what damage means.
 //!
-//! Pure: it is told what files were found and what the side files claim, and returns a plan; `judge` then says what the
-//! end of each scan means. The rule (invariant 12 and the design's promise): a torn tail above the recovery point is a crash's
-//! garbage and is cut; the same below it is loss of what was durable, is never cut, and stops all appends.
+//! Pure: it is told what files were found and what the side files claim, and returns a plan; `judge` then
+//! says what the end of each scan means. The rule (invariant 12 and the design's promise): a torn tail above
+//! the recovery point is a crash's garbage and is cut; the same below it is loss of what was durable, is
+//! never cut, and stops all appends.
 
 use highwater_model::Offset;
 

@@ -37,8 +37,9 @@ pub enum RollReason {
     Size,
     /// `segment.ms` has passed since its first append.
     Age,
-    /// The batch's records are more than `segment.ms` newer than those of the first batch (as Kafka does, but only once
-    /// the segment is worth an object of its own: records in mixed time order must not make a segment each).
+    /// The batch's records are more than `segment.ms` newer than those of the first batch (as Kafka does, but
+    /// only once the segment is worth an object of its own: records in mixed time order must not make a
+    /// segment each).
     RecordTime,
     /// Offsets relative to the segment's start would no longer fit the index.
     OffsetSpan,

@@ -1,7 +1,8 @@
 //! The frame around every stored side file: magic, version, length, body, CRC-32C (invariants 18 and 19).
 //!
-//! Owns the byte layout shared by indexes, producer snapshots, checkpoints and marks, and the bounded reader of their
-//! bodies. Must not know what a body means, and must not allocate what a length claims before it has checked it.
+//! Owns the byte layout shared by indexes, producer snapshots, checkpoints and marks, and the bounded reader
+//! of their bodies. Must not know what a body means, and must not allocate what a length claims before it has
+//! checked it.
 //!
 //! ```text
 //! magic [u8;4] | version u16 | zero u16 | body length u32 | body | crc32c u32 of everything before it
@@ -13,7 +14,8 @@ pub const FRAME_BYTES: usize = HEAD_BYTES + CRC_BYTES;
 const HEAD_BYTES: usize = 12;
 const CRC_BYTES: usize = 4;
 
-/// Why stored bytes were not accepted. Whatever the reason, the file's content is rebuilt or ignored, never guessed.
+/// Why stored bytes were not accepted. Whatever the reason, the file's content is rebuilt or ignored, never
+/// guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoredError {
     #[error("file is {found} bytes where {wanted} are claimed")]

@@ -1,8 +1,9 @@
 //! A simulated disk: keeps what a crash would leave apart from what was written, and fails when told to.
 //!
-//! For the tests of this crate and of those above it. Files are anonymous memory files, so a slice of one can be mapped or
-//! sent like any other. A crash keeps what was synced; of the rest it keeps, per file and by the seed, nothing, everything, a
-//! prefix cut at any byte, or a prefix with a zeroed hole, and of the directory's changes a prefix in their order.
+//! For the tests of this crate and of those above it. Files are anonymous memory files, so a slice of one can
+//! be mapped or sent like any other. A crash keeps what was synced; of the rest it keeps, per file and by the
+//! seed, nothing, everything, a prefix cut at any byte, or a prefix with a zeroed hole, and of the
+//! directory's changes a prefix in their order.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -117,13 +118,19 @@ impl SimDisk {
         self.lock().faults.push(fault);
     }
 
+    /// Takes back the faults that have not happened.
+    pub fn clear_faults(&self) {
+        self.lock().faults.clear();
+    }
+
     fn take_fault(&self, is: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let mut state = self.lock();
         let at = state.faults.iter().position(is)?;
         Some(state.faults.remove(at))
     }
 
-    /// Power fails: a new disk with what is left of this one. Handles of the old one keep working on the old one.
+    /// Power fails: a new disk with what is left of this one. Handles of the old one keep working on the old
+    /// one.
     ///
     /// # Errors
     /// Only if the host cannot make memory files.

@@ -1,8 +1,8 @@
 //! Making the log durable, off its owner's lock.
 //!
-//! Owns `FlushTicket`: what must be synced for the log as it was when the ticket was drawn. The owner draws it under its
-//! lock, runs it on the disk's flush queue, and hands the outcome back under its lock. Invariant 5: a failure poisons the log at
-//! once, through a flag they share, whatever the owner does with the error.
+//! Owns `FlushTicket`: what must be synced for the log as it was when the ticket was drawn. The owner draws
+//! it under its lock, runs it on the disk's flush queue, and hands the outcome back under its lock. Invariant
+//! 5: a failure poisons the log at once, through a flag they share, whatever the owner does with the error.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,6 +26,9 @@ pub(super) struct FlushState {
     names_synced: u64,
     checkpoint_changes: u64,
     checkpoint_stored: u64,
+    /// A raised log start that is written and not yet synced.
+    marks: Option<(u64, Arc<dyn DiskFile>)>,
+    marks_raised: u64,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +45,12 @@ impl FlushState {
 
     pub fn name_was_added(&mut self) {
         self.names_added += 1;
+    }
+
+    /// The next flush syncs `marks`.
+    pub fn log_start_was_raised(&mut self, marks: Arc<dyn DiskFile>) {
+        self.marks_raised += 1;
+        self.marks = Some((self.marks_raised, marks));
     }
 
     pub fn checkpoint_is_stale(&mut self) {
@@ -68,6 +77,7 @@ pub struct FlushTicket {
     end: Offset,
     generation: u64,
     names: Option<u64>,
+    marks: Option<u64>,
     checkpoint: Option<(u64, Vec<u8>)>,
 }
 
@@ -78,6 +88,7 @@ pub struct FlushDone {
     end: Offset,
     generation: u64,
     names: Option<u64>,
+    marks: Option<u64>,
     checkpoint: Option<u64>,
 }
 
@@ -107,8 +118,8 @@ impl FlushTicket {
     /// Syncs the files, then their names, then stores the checkpoint. Blocks for as long as the disk takes.
     ///
     /// # Errors
-    /// The first fsync that failed; the log is then poisoned. A checkpoint that could not be stored is only logged: a
-    /// scan does its work.
+    /// The first fsync that failed; the log is then poisoned. A checkpoint that could not be stored is only
+    /// logged: a scan does its work.
     pub fn run(self) -> Result<FlushDone, FlushError> {
         if self.shared.failed.load(Ordering::Acquire) {
             let source = std::io::Error::other("an earlier fsync failed");
@@ -121,7 +132,8 @@ impl FlushTicket {
             self.poison_on_error("fsync a partition's directory", self.disk.sync_dir())?;
         }
         let checkpoint = self.checkpoint.as_ref().and_then(|(change, content)| self.store(*change, content));
-        Ok(FlushDone { end: self.end, generation: self.generation, names: self.names, checkpoint })
+        let FlushTicket { end, generation, names, marks, .. } = self;
+        Ok(FlushDone { end, generation, names, marks, checkpoint })
     }
 
     fn poison_on_error(&self, what: &'static str, done: std::io::Result<()>) -> Result<(), FlushError> {
@@ -153,14 +165,16 @@ impl PartitionLog {
         self.ticket(files, self.active.end)
     }
 
-    /// As `flush_ticket` for sealed segments only: after a roll, without making the active segment's writer wait.
+    /// As `flush_ticket` for sealed segments only: after a roll, without making the active segment's writer
+    /// wait.
     pub fn flush_sealed_ticket(&self) -> FlushTicket {
         let files = self.unflushed.iter().map(|(_, file)| file.clone()).collect();
         self.ticket(files, self.active.start.max(self.flushed_end))
     }
 
-    fn ticket(&self, files: Vec<Arc<dyn DiskFile>>, end: Offset) -> FlushTicket {
+    fn ticket(&self, mut files: Vec<Arc<dyn DiskFile>>, end: Offset) -> FlushTicket {
         let state = &self.flush;
+        files.extend(state.marks.iter().map(|(_, file)| file.clone()));
         let checkpoint = (state.checkpoint_stored < state.checkpoint_changes)
             .then(|| (state.checkpoint_changes, self.checkpoint().encode()));
         FlushTicket {
@@ -169,6 +183,7 @@ impl PartitionLog {
             files,
             end,
             generation: state.generation,
+            marks: state.marks.as_ref().map(|(raised, _)| *raised),
             names: (state.names_synced < state.names_added).then_some(state.names_added),
             checkpoint,
         }
@@ -182,6 +197,9 @@ impl PartitionLog {
         debug_assert!(done.end <= self.log_end());
         if let Some(names) = done.names {
             self.flush.names_synced = self.flush.names_synced.max(names);
+        }
+        if done.marks.is_some() && done.marks == self.flush.marks.as_ref().map(|(raised, _)| *raised) {
+            self.flush.marks = None;
         }
         if let Some(checkpoint) = done.checkpoint {
             self.flush.checkpoint_stored = self.flush.checkpoint_stored.max(checkpoint);

@@ -1,4 +1,5 @@
-//! Records by timestamp (ListOffsets): exact to the record, by the sparse index, then headers, then one decoded batch.
+//! Records by timestamp (ListOffsets): exact to the record, by the sparse index, then headers, then one
+//! decoded batch.
 
 use highwater_model::limits::{DECOMPRESSED_BYTES_MAX, DECOMPRESSED_TIMES_MESSAGE_MAX};
 use highwater_model::{LeaderEpoch, Offset};
@@ -82,7 +83,8 @@ impl PartitionLog {
         Ok(None)
     }
 
-    /// The first local record below `end_bound` that has the largest timestamp (KIP-734); `None` if no record has one.
+    /// The first local record below `end_bound` that has the largest timestamp (KIP-734); `None` if no record
+    /// has one.
     ///
     /// # Errors
     /// As `offset_for_timestamp`.

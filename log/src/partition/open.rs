@@ -1,7 +1,8 @@
-//! Opening a log: believe what side files and segment files agree on, scan the rest, remove garbage (invariant 12).
+//! Opening a log: believe what side files and segment files agree on, scan the rest, remove garbage
+//! (invariant 12).
 //!
-//! Carries out the plan of `core::recovery`. A log that was closed cleanly costs a directory listing and the two
-//! side files; segment files and indexes are opened when first used.
+//! Carries out the plan of `core::recovery`. A log that was closed cleanly costs a directory listing and the
+//! two side files; segment files and indexes are opened when first used.
 
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ pub struct RecoveryReport {
     /// A torn tail that was cut, and how many bytes with it, of this and later segments.
     pub cut: Option<CorruptAt>,
     pub cut_bytes: u64,
-    /// What was durable is damaged or gone. Nothing was cut; the log refuses appends and is readable up to here.
+    /// What was durable is damaged or gone. Nothing was cut; the log refuses appends and is readable up to
+    /// here.
     pub corrupt_below_flushed: Option<CorruptAt>,
     /// Damaged side files, and files that are none of ours (at most `REPORTED_FILES_MAX`).
     pub ignored: Vec<IgnoredFile>,
@@ -196,7 +198,8 @@ impl PartitionLog {
         report.corrupt_below_flushed.get_or_insert(at);
     }
 
-    /// The producer table when the log ended at `end`: the newest snapshot at or below, and headers from there.
+    /// The producer table when the log ended at `end`: the newest snapshot at or below, and headers from
+    /// there.
     pub(super) fn producers_at(&self, end: Offset, now_ms: i64) -> Result<ProducerTable, LogError> {
         let starts = self.sealed.iter().map(|s| s.start).chain([self.active.start, end]);
         let mut starts: Vec<_> = starts.filter(|s| *s <= end).collect();
@@ -245,6 +248,8 @@ impl PartitionLog {
         self.epochs.truncate_end(first);
         self.load_producers(first, now_ms, report);
         self.flush.checkpoint_is_stale();
+        // What was found may not be durable yet, its name included.
+        self.flush.name_was_added();
         for (nth, segment) in found.iter().enumerate() {
             let name = names::log(segment.start);
             let file = self.disk.open(&name).map_err(disk_error("open", &name))?;
@@ -267,7 +272,9 @@ impl PartitionLog {
                     report.cut = Some(at);
                     report.cut_bytes = segment.bytes - scanned.bytes;
                     self.drop_segments(&found[nth + 1..], report)?;
+                    // Synced, or a second power failure could bring back old bytes behind new ones.
                     file.truncate(scanned.bytes).map_err(disk_error("truncate", &name))?;
+                    file.sync().map_err(disk_error("fsync", &name))?;
                 }
                 Verdict::CorruptBelowFlushed => self.is_corrupt(at, report),
             }
@@ -282,7 +289,8 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Walks one segment, checking that batches are whole, offsets dense and epochs rising; takes in producers and epochs.
+    /// Walks one segment, checking that batches are whole, offsets dense and epochs rising; takes in
+    /// producers and epochs.
     fn scan(
         &mut self,
         segment: &FoundSegment,
@@ -387,6 +395,9 @@ impl PartitionLog {
             let name = names::log(segment.start);
             self.disk.remove(&name).map_err(disk_error("remove", &name))?;
             report.cut_bytes += segment.bytes;
+        }
+        if !later.is_empty() {
+            self.disk.sync_dir().map_err(disk_error("fsync directory of", &names::log(later[0].start)))?;
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
-//! Finding the bytes of a fetch: whole batches, as ranges of segment files, without reading the batches themselves.
+//! Finding the bytes of a fetch: whole batches, as ranges of segment files, without reading the batches
+//! themselves.
 //!
-//! Costs one index search and, as a rule, one small read of headers per fetch. Cuts at batch boundaries that the sparse index
-//! knows, so what is sent is never a part of a batch (Kafka sends the part and the client throws it away).
+//! Costs one index search and, as a rule, one small read of headers per fetch. Cuts at batch boundaries that
+//! the sparse index knows, so what is sent is never a part of a batch (Kafka sends the part and the client
+//! throws it away).
 
 use std::fs::File;
 use std::io;
@@ -44,9 +46,10 @@ impl LogSlice {
 }
 
 impl PartitionLog {
-    /// Whole batches from the one holding `start` up to `end_bound` (the high watermark or last stable offset), at most
-    /// `max_bytes`, in offset order; with `at_least_one_batch` the first one comes even if it is larger. Empty when there is
-    /// nothing below the bound. The first batch may begin below `start`, as in Kafka.
+    /// Whole batches from the one holding `start` up to `end_bound` (the high watermark or last stable
+    /// offset), at most `max_bytes`, in offset order; with `at_least_one_batch` the first one comes even if
+    /// it is larger. Empty when there is nothing below the bound. The first batch may begin below `start`, as
+    /// in Kafka.
     ///
     /// # Errors
     /// `BelowLocalStart` and `AboveLogEnd`; `Io` and `Corrupt` of the headers it had to look at.
@@ -94,8 +97,8 @@ impl PartitionLog {
         at.map(|i| &self.sealed[i]).map_err(|_| LogError::NoSegment(start))
     }
 
-    /// The bytes of the sealed segment that starts at `start`, mapped. They stay readable after eviction. A disk that fails
-    /// under the map kills the process; recovery and fetches do not read through maps.
+    /// The bytes of the sealed segment that starts at `start`, mapped. They stay readable after eviction. A
+    /// disk that fails under the map kills the process; recovery and fetches do not read through maps.
     ///
     /// # Errors
     /// `NoSegment`; `Io`, also if the file is shorter than it was when sealed.
@@ -123,7 +126,8 @@ impl PartitionLog {
     }
 }
 
-/// The range of `view` to send: from the batch holding `from` to at most `left` bytes further, below `end_bound`.
+/// The range of `view` to send: from the batch holding `from` to at most `left` bytes further, below
+/// `end_bound`.
 fn cut(
     view: &SegmentView<'_>,
     from: Offset,
@@ -146,7 +150,8 @@ fn cut(
     } else {
         let row = view.index.floor_of_position(limit);
         let by_bytes = u64::from(row.position);
-        // A row at or below the bound is within it; only one above makes it worth looking for the bound itself.
+        // A row at or below the bound is within it; only one above makes it worth looking for the bound
+        // itself.
         if view.index.offset_of(&row) <= end_bound { by_bytes } else { bound_position(view, end_bound)? }
     };
     debug_assert!(end <= limit);

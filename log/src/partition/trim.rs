@@ -15,8 +15,8 @@ use crate::segment::ActiveSegment;
 
 const CLOSED: &str = "closed";
 
-/// Segments that are out of the log; their files go when this is dropped, which may take milliseconds per segment and is
-/// best done off the owner's lock.
+/// Segments that are out of the log; their files go when this is dropped, which may take milliseconds per
+/// segment and is best done off the owner's lock.
 #[derive(Debug)]
 #[must_use = "drop it off the lock: removing files takes time"]
 pub struct Evicted {
@@ -24,6 +24,16 @@ pub struct Evicted {
     pub segments: Vec<SealedSegment>,
     names: Vec<String>,
     disk: Arc<dyn Disk>,
+}
+
+/// Where a truncation cuts.
+struct Cut {
+    segment: Offset,
+    position: u64,
+    /// The log's end after it.
+    end: Offset,
+    /// Of what stays in the segment.
+    max_timestamp: i64,
 }
 
 impl Evicted {
@@ -44,8 +54,9 @@ impl Drop for Evicted {
 }
 
 impl PartitionLog {
-    /// Drops whole sealed segments that end at or below `offset` from the local log. The caller has made sure that they are in
-    /// the tier's manifest or below the log start (invariant 10). Readers that hold slices of them keep reading.
+    /// Drops whole sealed segments that end at or below `offset` from the local log. The caller has made sure
+    /// that they are in the tier's manifest or below the log start (invariant 10). Readers that hold slices
+    /// of them keep reading.
     ///
     /// # Errors
     /// `Io` if the first one could not be taken out; a later failure ends it early.
@@ -76,8 +87,8 @@ impl PartitionLog {
         Ok(Evicted { segments, names: doomed, disk: self.disk.clone() })
     }
 
-    /// Moves the log start up; what lies below is no longer readable and is evicted by `evict_below`. Moving it down does
-    /// nothing.
+    /// Moves the log start up; what lies below is no longer readable and is evicted by `evict_below`. Moving
+    /// it down does nothing.
     ///
     /// # Errors
     /// `OutOfRange` past the log's end; `Io` if it could not be written down.
@@ -90,17 +101,20 @@ impl PartitionLog {
             return Ok(());
         }
         let before = std::mem::replace(&mut self.log_start, offset);
-        if let Err(error) = self.write_marks() {
-            self.log_start = before;
-            return Err(error);
+        match self.write_marks() {
+            Ok(marks) => self.flush.log_start_was_raised(marks),
+            Err(error) => {
+                self.log_start = before;
+                return Err(error);
+            }
         }
         self.epochs.truncate_start(offset);
         self.flush.checkpoint_is_stale();
         Ok(())
     }
 
-    /// Cuts the log so that it ends at `offset`, or at the start of the batch that holds it. For replicas: no reader may hold a
-    /// slice or map of what is cut.
+    /// Cuts the log so that it ends at `offset`, or at the start of the batch that holds it. For replicas: no
+    /// reader may hold a slice or map of what is cut.
     ///
     /// # Errors
     /// `OutOfRange` below the first local segment: use `reset_to`. Any other error poisons the log.
@@ -121,44 +135,49 @@ impl PartitionLog {
     }
 
     fn truncate_files(&mut self, offset: Offset, now_ms: i64) -> Result<(), LogError> {
-        self.end_moves_back(offset)?;
-        while self.active.start > offset {
+        let cut = self.find_cut(offset)?;
+        self.log_start = self.log_start.min(cut.end);
+        self.end_moves_back(cut.end)?;
+        while self.active.start > cut.segment {
             self.drop_active_segment()?;
         }
+        // A dropped segment that came back after a power failure might fit behind what is appended from here on.
+        self.disk.sync_dir().map_err(disk_error("fsync directory of", names::MARKS))?;
         self.prepare_active()?;
-        let (position, cut_end, max_timestamp) = {
-            let view = self.active_view()?;
-            let cut = if offset >= view.end { None } else { Some(view.find(offset)?) };
-            let (position, cut_end) =
-                cut.map_or((view.bytes, view.end), |b| (b.position, b.header.base_offset));
-            let row = view.index.floor_of_position(position.saturating_sub(1));
-            let mut max_timestamp = row.max_timestamp_before;
-            let mut scan = view.scan(u64::from(row.position));
-            while let Some(at) = scan.next().map_err(|e| view.fault(e))? {
-                if at.position >= position {
-                    break;
-                }
-                max_timestamp = max_timestamp.max(at.header.max_timestamp);
-            }
-            (position, cut_end, max_timestamp)
-        };
         let file = self.active.file.get().expect("prepared above");
         let name = names::log(self.active.start);
-        file.truncate(position).map_err(disk_error("truncate", &name))?;
+        file.truncate(cut.position).map_err(disk_error("truncate", &name))?;
         file.sync().map_err(disk_error("fsync", &name))?;
-        self.active.index.get_mut().expect("prepared above").truncate(position);
-        self.active.bytes = position;
-        self.active.end = cut_end;
-        self.active.max_timestamp = max_timestamp;
-        if position == 0 {
+        self.active.index.get_mut().expect("prepared above").truncate(cut.position);
+        self.active.bytes = cut.position;
+        self.active.end = cut.end;
+        self.active.max_timestamp = cut.max_timestamp;
+        if cut.position == 0 {
             self.active.first_append_ms = None;
             self.active.first_timestamp = None;
         }
-        self.flushed_end = self.flushed_end.min(cut_end);
-        self.log_start = self.log_start.min(cut_end);
-        self.epochs.truncate_end(cut_end);
-        self.producers = self.producers_at(cut_end, now_ms)?;
+        debug_assert!(self.flushed_end <= cut.end);
+        self.epochs.truncate_end(cut.end);
+        self.producers = self.producers_at(cut.end, now_ms)?;
         self.store_checkpoint()
+    }
+
+    /// Where the log is cut so that it ends at or before `offset`, which is local.
+    fn find_cut(&self, offset: Offset) -> Result<Cut, LogError> {
+        let end = self.log_end();
+        let view = self.views(offset).next().ok_or(LogError::OutOfRange { offset, start: end, end })??;
+        let batch = view.find(offset)?;
+        let row = view.index.floor_of_position(batch.position.saturating_sub(1));
+        let mut max_timestamp = row.max_timestamp_before;
+        let mut scan = view.scan(u64::from(row.position));
+        while let Some(at) = scan.next().map_err(|e| view.fault(e))? {
+            if at.position >= batch.position {
+                break;
+            }
+            max_timestamp = max_timestamp.max(at.header.max_timestamp);
+        }
+        let (position, end) = (batch.position, batch.header.base_offset);
+        Ok(Cut { segment: view.start, position, end, max_timestamp })
     }
 
     /// Starts over, empty, at `offset`: the local log is of no use to what the partition has become.
@@ -198,6 +217,8 @@ impl PartitionLog {
         self.flush.end_moves_back();
         self.closed_cleanly = false;
         self.flushed_end = self.flushed_end.min(end);
+        // Both slots: later unsynced writes may tear the one and leave the other, which must not be the old one.
+        self.write_marks()?;
         let marks = self.write_marks()?;
         marks.sync().map_err(disk_error("fsync", names::MARKS))?;
         // A clean end in the stored checkpoint could match a file that is cut and grows again.
@@ -231,7 +252,8 @@ impl PartitionLog {
             .map_err(disk_error("write", names::CHECKPOINT))
     }
 
-    /// Flushes and writes down how the log ends, so that the next open scans nothing. The log then refuses appends.
+    /// Flushes and writes down how the log ends, so that the next open scans nothing. The log then refuses
+    /// appends.
     ///
     /// # Errors
     /// `Poisoned` after a failed flush, now or earlier; `Io`. The next open then recovers.
