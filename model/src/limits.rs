@@ -275,6 +275,8 @@ pub const OFFLOAD_SPILLS_MAX: u32 = 8;
 pub const OFFLOAD_PROPOSE_PAUSE_MS: u64 = 200;
 /// Segments that wait for a sealing thread.
 pub const SEAL_QUEUE_MAX: usize = 16;
+/// A sealing thread idle for this long gives up its buffers, in milliseconds.
+pub const SEAL_IDLE_MS: u64 = 30_000;
 /// How much lower than the rest of the process sealing threads run (`nice`).
 pub const SEAL_NICE: i32 = 10;
 /// How long a changed manifest may wait for more changes before it is mirrored, in milliseconds.

@@ -275,3 +275,79 @@ impl Pages {
         Ok(head)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::manifest::Totals;
+    use crate::mirror::ManifestMirror;
+    use crate::test_support::tier;
+
+    fn fixture() -> Page {
+        serde_json::from_str(include_str!("../fixtures/manifest-page-v1.json")).expect("version 1 loads")
+    }
+
+    fn reference(start: Offset) -> PageRef {
+        PageRef {
+            level: 0,
+            start,
+            end: 40,
+            epoch: 1,
+            upload_id: Uuid::from_u128(5),
+            page_bytes: 1,
+            crc32c: 0,
+            min_timestamp: 0,
+            max_timestamp: 39_999,
+            totals: Totals::default(),
+        }
+    }
+
+    #[test]
+    fn stored_forms_still_load() {
+        let page = fixture();
+        assert_eq!((page.format, page.nodes.len()), (PAGE_FORMAT, 4));
+        assert_eq!(page.damage(&reference(0)), None);
+        assert_eq!(page.damage(&reference(20)), None, "a trimmed reference");
+        let again: Page = serde_json::from_slice(&serde_json::to_vec(&page).expect("JSON")).expect("loads");
+        assert_eq!(again, page);
+        let mirror: ManifestMirror =
+            serde_json::from_str(include_str!("../fixtures/manifest-mirror-v1.json"))
+                .expect("version 1 loads");
+        assert_eq!((mirror.format, mirror.version, mirror.manifest.check()), (1, 9, Ok(())));
+    }
+
+    #[test]
+    fn a_page_that_is_not_what_was_referred_to_is_told() {
+        type Change = fn(&mut Page);
+        let cases: [(&str, Change); 6] = [
+            ("unknown format", |p| p.format = 2),
+            ("another level", |p| p.level = 1),
+            ("number of nodes", |p| p.nodes.clear()),
+            ("a node out of place", |p| p.nodes[1] = Node::Page(reference(10))),
+            ("nodes overlap", |p| p.nodes.swap(0, 1)),
+            ("another range", |p| drop(p.nodes.pop())),
+        ];
+        for (what, change) in cases {
+            let mut page = fixture();
+            change(&mut page);
+            assert_eq!(page.damage(&reference(0)), Some(what));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_page_stops_what_needs_it_and_nothing_else() {
+        let t = tier();
+        for i in 0..100 {
+            t.offload(i * 2, i * 2 + 2).await.expect("offloaded");
+        }
+        let manifest = t.manifest();
+        let page = manifest.pages[0].clone();
+        let key = t.names.page(&t.topic, 0, &page);
+        t.bucket.corrupt(&key, |bytes| bytes[100] ^= 1);
+        let fresh = Pages::new(t.store.clone(), t.names.clone(), 1 << 20, Arc::default());
+        let error = fresh.entry_at(t.scope(), &manifest, 5).await.expect_err("damaged");
+        assert_eq!(error, PageError::Damaged { key, what: "checksum".into() });
+        assert!(fresh.entry_at(t.scope(), &manifest, 199).await.expect("inline").is_some());
+        assert_eq!(fresh.entry_at(t.scope(), &manifest, 200).await, Ok(None));
+    }
+}

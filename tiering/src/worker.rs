@@ -1,12 +1,14 @@
 //! Threads for sealing, below everything else in priority: sealing is a second's worth of computing per segment and must
-//! not slow a produce on the same cores. A thread starts with the first segment and keeps its buffers.
+//! not slow a produce on the same cores. A thread makes its buffers with the
+//! first segment, keeps them for the next, and gives them up when it has been idle.
 //!
 //! Must not touch the async runtime. Invariants: 15, 16 (the queue is bounded; who finds it full waits for a place).
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use highwater_model::limits::{SEAL_NICE, SEAL_QUEUE_MAX};
+use highwater_model::limits::{SEAL_IDLE_MS, SEAL_NICE, SEAL_QUEUE_MAX};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::object::{SealError, SealInput, SealedObject, Sealer};
@@ -51,19 +53,27 @@ impl SealThreads {
 fn run(jobs: &Mutex<Receiver<Job>>) {
     // On Linux this is the thread's own priority. Without it sealing works as well, only less politely.
     let _ = rustix::process::nice(SEAL_NICE);
-    let mut sealer = Sealer::new();
+    // Made with the first segment, given up after a pause: an idle node holds no buffers.
+    let mut sealer: Option<Sealer> = None;
     loop {
         let job = match jobs.lock() {
-            Ok(jobs) => jobs.recv(),
+            Ok(jobs) => jobs.recv_timeout(Duration::from_millis(SEAL_IDLE_MS)),
             Err(_) => return,
         };
-        let Ok(Job { input, reply }) = job else { return };
-        let work = std::panic::AssertUnwindSafe(|| sealer.seal(&input));
+        let Job { input, reply } = match job {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                sealer = None;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let work = std::panic::AssertUnwindSafe(|| sealer.get_or_insert_with(Sealer::new).seal(&input));
         match std::panic::catch_unwind(work) {
             // Nobody waits any more when the caller was cancelled.
             Ok(sealed) => drop(reply.send(sealed)),
             Err(_) => {
-                sealer = Sealer::new();
+                sealer = None;
                 drop(reply);
             }
         }
