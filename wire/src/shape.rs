@@ -1,9 +1,10 @@
 //! The bounded check of a request's shape that stands before the generated decoders.
 //!
 //! `kafka-protocol` allocates whatever count the bytes claim, so untrusted bytes reach it only after this
-//! walk: the body must consist of exactly the fields that `table` lists for its key and version, every length
-//! and count must fit the bytes that follow it, null stands only where it may, and nothing is left over. The
-//! walk allocates nothing, never goes back, and recurses only as deep as the table. Every element of every
+//! walk: the body must begin with exactly the fields that `table` lists for its key and version, every length
+//! and count must fit the bytes that follow it, and null stands only where it may. Bytes after the last field
+//! are nobody's business, as in Kafka: librdkafka (2.16 too) sends three of them when it asks Metadata v9 and
+//! later for all topics. The walk allocates nothing, never goes back, and recurses only as deep as the table. Every element of every
 //! array takes at least a byte, so a claimed count runs out of bytes before it costs anything; the total of
 //! elements is bounded beside that (invariant 16), because one byte on the wire can be a hundred in memory.
 //! What strings say is not checked here: the decoders refuse what is not UTF-8.
@@ -31,18 +32,23 @@ pub struct ShapeError {
     pub what: &'static str,
 }
 
-/// Checks the body of a request. Accepts exactly the bytes of the shape that key and version have.
+/// Checks the body of a request. Accepts what begins with the bytes of the shape that key and version have.
 ///
 /// # Errors
 /// The first departure from it. An API or version that is not served is one.
 pub fn check(api_key: i16, version: i16, body: &[u8]) -> Result<(), ShapeError> {
+    request_bytes(api_key, version, body).map(|_| ())
+}
+
+/// As [`check`]; answers how many bytes the request takes.
+fn request_bytes(api_key: i16, version: i16, body: &[u8]) -> Result<usize, ShapeError> {
     let range = api::find(api_key).filter(|range| range.serves(version));
     let (Some(range), Some(fields)) = (range, table::request(api_key)) else {
         return Err(ShapeError { field: "request", at: 0, what: "not served" });
     };
     let mut walk = Walk::new(body, version, range.is_flexible(version));
     walk.structure(fields)?;
-    walk.end()
+    Ok(walk.position())
 }
 
 /// A position in a body, only ever moving on.
@@ -64,13 +70,6 @@ impl<'a> Walk<'a> {
 
     pub(crate) fn position(&self) -> usize {
         self.total - self.rest.len()
-    }
-
-    fn end(&mut self) -> Result<(), ShapeError> {
-        match self.rest {
-            [] => Ok(()),
-            _ => Err(self.error("bytes after the last field")),
-        }
     }
 
     /// A nullable string.

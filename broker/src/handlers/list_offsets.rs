@@ -36,6 +36,8 @@ struct Listed {
     leader_epoch: i32,
 }
 
+/// Older answers have no leader epoch.
+const LEADER_EPOCH_SINCE: i16 = 4;
 const NOTHING: Listed = Listed { offset: -1, timestamp: -1, leader_epoch: -1 };
 
 /// Answers for each partition on its own.
@@ -47,20 +49,19 @@ pub async fn handle(node: &Arc<Node>, version: i16, request: ListOffsetsRequest)
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for partition in &asked.partitions {
             let listed = list(node, version, topic, partition).await;
-            partitions.push(response(partition.partition_index, listed));
+            partitions.push(response(version, partition.partition_index, listed));
         }
         topics.push(ListOffsetsTopicResponse::default().with_name(asked.name).with_partitions(partitions));
     }
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-fn response(index: i32, listed: Result<Listed, i16>) -> ListOffsetsPartitionResponse {
+fn response(version: i16, index: i32, listed: Result<Listed, i16>) -> ListOffsetsPartitionResponse {
     let response = ListOffsetsPartitionResponse::default().with_partition_index(index);
     match listed {
-        Ok(listed) => response
-            .with_offset(listed.offset)
-            .with_timestamp(listed.timestamp)
-            .with_leader_epoch(listed.leader_epoch),
+        Ok(listed) => response.with_offset(listed.offset).with_timestamp(listed.timestamp).with_leader_epoch(
+            if version >= LEADER_EPOCH_SINCE { listed.leader_epoch } else { NOTHING.leader_epoch },
+        ),
         Err(code) => response.with_error_code(code).with_offset(-1).with_timestamp(-1).with_leader_epoch(-1),
     }
 }
