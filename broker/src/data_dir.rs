@@ -24,11 +24,15 @@ pub enum DataDirError {
     Io { dir: PathBuf, what: &'static str, source: io::Error },
     #[error("data directory {dir} is in use by another process; stop it or give another --data-dir")]
     Locked { dir: PathBuf },
-    #[error("data directory {dir} belongs to node {found}, not to node {given}; correct --node-id or --data-dir")]
+    #[error(
+        "data directory {dir} belongs to node {found}, not to node {given}; correct --node-id or --data-dir"
+    )]
     OtherNode { dir: PathBuf, found: NodeId, given: NodeId },
     #[error("data directory {dir} belongs to cluster {found}, not to {given}; give another --data-dir")]
     OtherCluster { dir: PathBuf, found: String, given: String },
-    #[error("data directory {dir} has format {found}, this release knows {DATA_DIR_FORMAT}; use a matching release")]
+    #[error(
+        "data directory {dir} has format {found}, this release knows {DATA_DIR_FORMAT}; use a matching release"
+    )]
     OtherFormat { dir: PathBuf, found: u32 },
     #[error("data directory {dir}: identity.json is damaged: {reason}; restore it from a backup")]
     Damaged { dir: PathBuf, reason: String },

@@ -109,6 +109,8 @@ pub struct Metrics {
     pub offload_backlog_bytes: Gauge,
     pub offload_backlog_segments: Gauge,
     pub offload_lag_ms: Gauge,
+    /// Mirrors of manifests in the bucket that are not of the newest version.
+    pub mirrors_waiting: Gauge,
     pub seal_alarms: Gauge,
     seal_alarm: Family<PartitionLabel, Gauge>,
     store_requests: Family<LaneLabel, Counter>,
@@ -167,11 +169,13 @@ impl Metrics {
             offload_backlog_segments: r
                 .gauge("offload_backlog_segments", "Segments sealed but not yet in the tier"),
             offload_lag_ms: r.gauge("offload_lag_ms", "Age of the oldest segment that waits for its upload"),
+            mirrors_waiting: r.gauge("mirrors_waiting", "Manifests whose mirror in the bucket is late"),
             seal_alarms: r.gauge("seal_alarms", "Partitions whose sealing has stopped on damaged data"),
             seal_alarm: r.family("seal_alarm", "1 for a partition whose sealing has stopped"),
             store_requests: r.family("store_requests", "Requests to the object store"),
             store_bytes: r.family("store_bytes", "Bytes to and from the object store"),
-            store_trouble: r.family("store_trouble", "Requests to the object store that failed, by what came of it"),
+            store_trouble: r
+                .family("store_trouble", "Requests to the object store that failed, by what came of it"),
             tier_reads: r.family("tier_reads", "Reads from the tier, by outcome and event"),
             tier_read_bytes: r.counter("tier_read_bytes", "Bytes of record batches rebuilt from the tier"),
             cache: r.family("cache", "Look-ups in the cache of the tier, by outcome"),
@@ -377,7 +381,8 @@ mod tests {
         };
         metrics.set_store(&lane(3));
         metrics.set_store(&lane(4));
-        metrics.set_reads(&ReadSnapshot { group_hits: 7, reads: 9, failed: 2, ..ReadSnapshot::default() }, 100);
+        metrics
+            .set_reads(&ReadSnapshot { group_hits: 7, reads: 9, failed: 2, ..ReadSnapshot::default() }, 100);
         let text = metrics.render();
         for line in [
             "highwater_requests_total{api=\"Produce\"} 2",

@@ -167,7 +167,7 @@ settings! {
         "Threads that serve requests; 0 means one per core.";
     cache_bytes: u64 = parse::bytes, "128MiB",
         "Memory for parts of objects read back from the tier.";
-    read_memory_bytes: u64 = parse::bytes, "96MiB",
+    read_memory_bytes: u64 = parse::bytes, "64MiB",
         "Memory that reads from the tier may hold at once, besides the cache.";
     request_memory_bytes: u64 = parse::bytes, "256MiB",
         "Memory that requests being received or answered may hold at once; connections wait when it is used up.";

@@ -77,7 +77,10 @@ pub fn refresh_metrics(node: &Node) {
     for lane in node.store.snapshot() {
         metrics.set_store(&lane);
     }
-    metrics.set_reads(&node.tier.snapshot(), node.tier.cache_bytes());
+    let cache = node.tier.cache();
+    let cache_bytes = cache.group_bytes + cache.index_bytes + cache.rebuilt_bytes;
+    metrics.set_reads(&node.tier.counters().snapshot(), cache_bytes);
+    metrics.mirrors_waiting.set(node.mirror.waiting());
 }
 
 /// Why the node cannot serve right now, if so.

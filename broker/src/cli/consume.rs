@@ -164,7 +164,9 @@ mod tests {
         ] {
             assert_eq!(parse_timestamp(text), Ok(ms), "{text}");
         }
-        for bad in ["", "-1", "2013", "2013-02-29", "2013-13-01", "2013-07-01T24:00:00Z", "x", "2013-07-01 12:00"] {
+        for bad in
+            ["", "-1", "2013", "2013-02-29", "2013-13-01", "2013-07-01T24:00:00Z", "x", "2013-07-01 12:00"]
+        {
             // A bare number is milliseconds, whatever it looks like.
             assert_eq!(parse_timestamp(bad).is_ok(), bad == "2013", "{bad}");
         }

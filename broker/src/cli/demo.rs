@@ -46,6 +46,9 @@ pub fn run(args: DemoArgs) -> Result<(), CommandError> {
         .map_err(|e| CommandError::Failed(format!("cannot run {}: {e}; give --python", args.python)))?;
     match status.success() {
         true => Ok(()),
-        false => Err(CommandError::Failed(format!("the demo failed ({status}); its files are in {}", dir.display()))),
+        false => Err(CommandError::Failed(format!(
+            "the demo failed ({status}); its files are in {}",
+            dir.display()
+        ))),
     }
 }

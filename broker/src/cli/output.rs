@@ -36,8 +36,7 @@ fn render(headings: &[&str], rows: &[Vec<String>]) -> String {
     for row in std::iter::once(&headings).chain(rows) {
         let mut line = String::new();
         for (cell, (width, right)) in row.iter().zip(&columns) {
-            let padded =
-                if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
+            let padded = if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") };
             line.push_str(&padded);
             line.push_str("  ");
         }
@@ -83,7 +82,8 @@ mod tests {
 
     #[test]
     fn columns_align_and_numbers_stand_right() {
-        let rows = vec![vec!["flights".into(), "4".into(), "x".into()], vec!["a".into(), "12".into(), "".into()]];
+        let rows =
+            vec![vec!["flights".into(), "4".into(), "x".into()], vec!["a".into(), "12".into(), "".into()]];
         assert_eq!(
             render(&["topic", "partitions", "note"], &rows),
             "topic    partitions  note\nflights           4  x\na                12\n"

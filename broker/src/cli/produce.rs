@@ -93,7 +93,10 @@ pub async fn run(args: ProduceArgs) -> Result<(), CommandError> {
     let partitions = producer.partitions();
     if args.partition.is_some_and(|p| p >= partitions) {
         let topic = &args.topic;
-        return Err(CommandError::Failed(format!("{topic} has partitions 0 to {}; give one", partitions - 1)));
+        return Err(CommandError::Failed(format!(
+            "{topic} has partitions 0 to {}; give one",
+            partitions - 1
+        )));
     }
     let codec = args.compression.codec();
     let batches = (0..partitions).map(|_| BatchBuilder::new(codec)).collect();
@@ -132,7 +135,8 @@ struct Sender {
 
 impl Sender {
     async fn push(&mut self, line: &[u8]) -> Result<(), CommandError> {
-        let (key, value) = match self.args.key_separator.as_deref().and_then(|s| split_at(line, s.as_bytes())) {
+        let (key, value) = match self.args.key_separator.as_deref().and_then(|s| split_at(line, s.as_bytes()))
+        {
             Some((key, value)) => (Some(key), value),
             None => (None, line),
         };
@@ -192,7 +196,10 @@ fn read_lines() -> mpsc::Receiver<LineGroup> {
         loop {
             let group = read_group(&mut input);
             let is_last = !matches!(&group, Ok(lines) if !lines.is_empty());
-            if matches!(&group, Ok(lines) if lines.is_empty()) || sender.blocking_send(group).is_err() || is_last {
+            if matches!(&group, Ok(lines) if lines.is_empty())
+                || sender.blocking_send(group).is_err()
+                || is_last
+            {
                 return;
             }
         }

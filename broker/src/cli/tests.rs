@@ -16,7 +16,17 @@ fn the_contract_parses() {
     for args in [
         &["serve"][..],
         &["serve", "--config", "f.toml", "--node-id", "1", "--roles", "broker,coordinator"],
-        &["serve", "--data-dir", "d", "--kafka", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"],
+        &[
+            "serve",
+            "--data-dir",
+            "d",
+            "--kafka",
+            "127.0.0.1:0",
+            "--grpc",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+        ],
         &["serve", "--advertise", "h:1", "--coordinators", "1=h:1", "--object-store", "s3://b/p"],
         &["serve", "--s3-endpoint", "http://h:1", "--log-format", "json", "--auto-create-topics", "false"],
         &["demo"],

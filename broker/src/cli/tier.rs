@@ -146,7 +146,10 @@ fn show_status(args: &GrpcArgs, status: &TierStatusResponse) -> Result<(), Comma
         row("in the tier", output::bytes(status.object_bytes)),
         row("of records", output::bytes(status.raw_bytes)),
         row("local", output::bytes(status.local_bytes)),
-        row("waiting", format!("{} in {} segments", output::bytes(status.backlog_bytes), status.backlog_segments)),
+        row(
+            "waiting",
+            format!("{} in {} segments", output::bytes(status.backlog_bytes), status.backlog_segments),
+        ),
         row("oldest waits", format!("{} ms", status.lag_ms)),
     ];
     for alarm in &status.alarms {
@@ -175,7 +178,14 @@ fn show_topic(args: &GrpcArgs, topic: &TierDescribeResponse) -> Result<(), Comma
         })
         .collect();
     let headings = [
-        "partition", "log start", "local start", "tiered end", "high watermark", "log end", "objects", "tier",
+        "partition",
+        "log start",
+        "local start",
+        "tiered end",
+        "high watermark",
+        "log end",
+        "objects",
+        "tier",
         "local",
     ];
     output::table(&headings, &rows)?;
@@ -240,8 +250,5 @@ fn show_offload(args: &GrpcArgs, answer: &TierOffloadResponse) -> Result<(), Com
             ]
         })
         .collect();
-    output::table(
-        &["partition", "tiered end", "local start", "log end", "new objects", "new bytes"],
-        &rows,
-    )
+    output::table(&["partition", "tiered end", "local start", "log end", "new objects", "new bytes"], &rows)
 }

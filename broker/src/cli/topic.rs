@@ -140,7 +140,8 @@ async fn create(args: CreateArgs) -> Result<(), CommandError> {
         .with_num_partitions(args.partitions.unwrap_or(-1))
         .with_replication_factor(args.replicas.unwrap_or(-1))
         .with_configs(configs);
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(timeout_ms(&client));
+    let request =
+        CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(timeout_ms(&client));
     let response = client.any().await?.call(4, 7, &request).await?;
     let answer =
         response.topics.first().ok_or_else(|| ClientError::protocol("an answer without the topic"))?;
