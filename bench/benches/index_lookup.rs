@@ -56,5 +56,42 @@ fn lookup(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookup);
+/// Start-up: a thousand partitions that were closed cleanly, each with a sealed and an active segment, and as many
+/// empty ones.
+fn open(c: &mut Criterion) {
+    let scratch = tempfile::tempdir().expect("scratch");
+    let dirs: Vec<_> = (0..1_000).map(|n| scratch.path().join(format!("{n}"))).collect();
+    for dir in &dirs {
+        let (mut log, _) = PartitionLog::open(dir, LogSettings::default(), NOW).expect("opens");
+        for _ in 0..2 {
+            log.roll(NOW).expect("rolls");
+            let mut builder = BatchBuilder::new(Codec::None).producer(1, 0, log.log_end() as i32);
+            builder.push(NOW, None, Some(b"value"), &[]);
+            let bytes = builder.build();
+            let header = BatchHeader::parse(&bytes).expect("built whole");
+            log.append(&header, &bytes, 0, NOW).expect("appends");
+        }
+        log.close().expect("closes");
+    }
+    let mut group = c.benchmark_group("open 1,000 partitions");
+    group.sample_size(10);
+    group.bench_function("closed cleanly", |b| {
+        b.iter(|| {
+            for dir in &dirs {
+                black_box(PartitionLog::open(dir, LogSettings::default(), NOW).expect("opens"));
+            }
+        });
+    });
+    group.bench_function("empty", |b| {
+        b.iter(|| {
+            for dir in &dirs {
+                let dir = dir.join("none");
+                black_box(PartitionLog::open(&dir, LogSettings::default(), NOW).expect("opens"));
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, lookup, open);
 criterion_main!(benches);
