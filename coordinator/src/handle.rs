@@ -114,7 +114,7 @@ impl Coordinator {
         let proposals = proposer::start(Arc::clone(&node), Arc::clone(&settings.clock));
         let coordinator = Coordinator { node, proposals, settings: Arc::new(settings) };
         if coordinator.with_state(|state| state.cluster_id.is_empty()) {
-            let form = Command::FormCluster { cluster_id: cluster_id(Uuid::new_v4()) };
+            let form = Command::FormCluster { cluster_id: cluster_id(new_cluster_uuid()) };
             match coordinator.write(form).await {
                 Ok(_) | Err(WriteError::Refused(Refusal::AlreadyFormed)) => {}
                 Err(e) => {
@@ -314,6 +314,12 @@ fn unexpected(reply: &Reply) -> WriteError {
     WriteError::Unknown(format!("an answer of another kind: {reply:?}"))
 }
 
+/// Random, but for its first bit, so that a cluster's id starts with a letter: names that start with `_` are ours in
+/// the bucket, and those that start with `-` look like flags.
+fn new_cluster_uuid() -> Uuid {
+    Uuid::from_u128(Uuid::new_v4().as_u128() & (u128::MAX >> 1))
+}
+
 /// A cluster id as Kafka writes them: 16 bytes in URL-safe base 64, without padding.
 fn cluster_id(id: Uuid) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -331,6 +337,16 @@ fn cluster_id(id: Uuid) -> String {
 #[cfg(test)]
 mod unit_tests {
     use super::*;
+
+    #[test]
+    fn cluster_ids_start_with_a_letter() {
+        for _ in 0..1_000 {
+            let id = cluster_id(new_cluster_uuid());
+            assert!(id.starts_with(|c: char| c.is_ascii_alphabetic()), "{id}");
+        }
+        let largest = cluster_id(Uuid::from_u128(u128::MAX >> 1));
+        assert!(largest.starts_with('f'), "{largest}");
+    }
 
     #[test]
     fn cluster_ids_are_kafkas_base_64() {

@@ -104,6 +104,9 @@ async fn one_process_per_directory_and_one_node_per_log() {
     let error = Coordinator::start(other).await.err().expect("foreign");
     assert!(matches!(error, StartError::ForeignNode { expected: 2, .. }), "{error}");
     start(dir.path()).await.close().await;
+    std::fs::remove_file(dir.path().join("raft/vote")).expect("removed");
+    let error = Coordinator::start(settings(dir.path())).await.err().expect("no vote").to_string();
+    assert!(error.contains("vote") && error.contains("restore"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@ use openraft::error::{ClientWriteError, RaftError};
 use openraft::{Config, Raft, ServerState, SnapshotPolicy};
 
 use super::OpenError;
+use super::files::sync_dir;
 use super::log_store::LogStore;
 use super::machine::{Machine, StateCell, lone_peer};
 use super::network::NoPeers;
@@ -144,6 +145,10 @@ fn open_files(settings: &NodeSettings) -> Result<(LogStore, Arc<Writer>, Machine
     let (snapshots, loaded) = SnapshotStore::open(&dir.join("snapshots"))?;
     let machine = Machine::new(snapshots, loaded);
     let (log, writer) = LogStore::open(&dir, lock)?;
+    // A power failure after the first start must not take the directories away.
+    for made in [&dir, &settings.data_dir] {
+        sync_dir(made).map_err(OpenError::io(made))?;
+    }
     // What lies between the snapshot and the first entry is nowhere: it must not be papered over.
     if log.purged() > machine.applied() {
         let index = |id: Option<super::types::GroupLogId>| id.map_or(0, |id| id.index + 1);
