@@ -69,7 +69,8 @@ def produce(bootstrap, topic, records, size, acks, codec):
     producer = Producer({"bootstrap.servers": bootstrap, "acks": acks, "compression.type": codec, "linger.ms": 5,
                          "batch.size": 131072 if size < 500 else 1000000, "queue.buffering.max.messages": 500000,
                          "queue.buffering.max.kbytes": 131072, "enable.idempotence": acks == "all"})
-    producer.list_topics(topic, timeout=30)
+    producer.produce(topic, values[0], on_delivery=delivered)  # connections, metadata and producer id are not timed
+    producer.flush(60)
     begun_cpu, begun, n, count = cpu(), time.monotonic(), 0, len(values)
     while n < records:
         try:
@@ -147,9 +148,10 @@ def first(bootstrap, topic, partitions, places):
     that is not ready for it yet (Kafka just after a restart) is asked again; the wait counts."""
     from rawkafka import Connection
     connection, times, rng, places = Connection(bootstrap), [], random.Random(time.time_ns()), int(places)
-    ends = [connection.list_offset(topic, p, -1)[2] for p in range(int(partitions))]
+    ends = {p: connection.list_offset(topic, p, -1)[2] for p in range(int(partitions))}
+    filled = [p for p, end in ends.items() if end > 0]
     for n in range(places):
-        partition = n % len(ends)
+        partition = filled[n % len(filled)]
         offset = int(ends[partition] * (n + rng.random()) / places)
         begun = time.monotonic()
         error, _, data = connection.fetch(topic, partition, offset)

@@ -110,6 +110,6 @@ fn kill_9_anywhere_loses_nothing_and_doubles_nothing() {
     assert!(gone.is_some(), "{} local bytes remain", node.local_bytes());
     check_everything(&node, &minio, &target, "from the tier");
     step("the same rows by every Parquet reader");
-    python("readers.py", &[&target.0, &minio.endpoint(), BUCKET, "hw", TOPIC]);
+    python("readers.py", &[&target.0, &minio.endpoint(), BUCKET, "hw", "orphans", TOPIC]);
     node.stop();
 }
