@@ -1,4 +1,5 @@
-//! What an append costs: one batch judged for duplicates, stamped and written with one call into the page cache.
+//! What an append costs: one batch judged for duplicates, stamped and written with one call into the page
+//! cache.
 
 use std::hint::black_box;
 

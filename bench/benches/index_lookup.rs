@@ -1,5 +1,5 @@
-//! What a fetch costs before its first byte is sent: offset to file range, in the active segment and in a sealed one, and
-//! a record found by its timestamp.
+//! What a fetch costs before its first byte is sent: offset to file range, in the active segment and in a
+//! sealed one, and a record found by its timestamp.
 
 use std::hint::black_box;
 
@@ -56,8 +56,8 @@ fn lookup(c: &mut Criterion) {
     group.finish();
 }
 
-/// Start-up: a thousand partitions that were closed cleanly, each with a sealed and an active segment, and as many
-/// empty ones.
+/// Start-up: a thousand partitions that were closed cleanly, each with a sealed and an active segment, and as
+/// many empty ones.
 fn open(c: &mut Criterion) {
     let scratch = tempfile::tempdir().expect("scratch");
     let dirs: Vec<_> = (0..1_000).map(|n| scratch.path().join(format!("{n}"))).collect();

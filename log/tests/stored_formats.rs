@@ -1,5 +1,5 @@
-//! Every version of every stored format must still load (invariant 18): a partition's directory per version, as that
-//! version wrote it. A new version adds a directory; the old ones are never written again.
+//! Every version of every stored format must still load (invariant 18): a partition's directory per version,
+//! as that version wrote it. A new version adds a directory; the old ones are never written again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,8 @@ fn batch(n: i32) -> Bytes {
     builder.build()
 }
 
-/// The log that version 1's directory holds: twelve batches of ten records under epochs 3 and 5, log start at 25.
+/// The log that version 1's directory holds: twelve batches of ten records under epochs 3 and 5, log start at
+/// 25.
 fn write_version_1(dir: &Path) {
     let (mut log, _) = PartitionLog::open(dir, settings(), NOW).expect("opens");
     for n in 0..12 {

@@ -141,7 +141,8 @@ impl PartitionLog {
         while self.active.start > cut.segment {
             self.drop_active_segment()?;
         }
-        // A dropped segment that came back after a power failure might fit behind what is appended from here on.
+        // A dropped segment that came back after a power failure might fit behind what is appended from here
+        // on.
         self.disk.sync_dir().map_err(disk_error("fsync directory of", names::MARKS))?;
         self.prepare_active()?;
         let file = self.active.file.get().expect("prepared above");
@@ -217,7 +218,8 @@ impl PartitionLog {
         self.flush.end_moves_back();
         self.closed_cleanly = false;
         self.flushed_end = self.flushed_end.min(end);
-        // Both slots: later unsynced writes may tear the one and leave the other, which must not be the old one.
+        // Both slots: later unsynced writes may tear the one and leave the other, which must not be the old
+        // one.
         self.write_marks()?;
         let marks = self.write_marks()?;
         marks.sync().map_err(disk_error("fsync", names::MARKS))?;

@@ -61,7 +61,9 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_an_error_never_a_panic(batches in batches(), at in 0usize..100_000, bit in 0u8..8, cut in any::<bool>()) {
+    fn damage_is_an_error_never_a_panic(
+        batches in batches(), at in 0usize..100_000, bit in 0u8..8, cut in any::<bool>(),
+    ) {
         let (index, _, segment) = lay_out(7, &batches, 1_024);
         let mut file = index.encode(&segment);
         let at = at % file.len();

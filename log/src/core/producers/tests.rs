@@ -146,7 +146,8 @@ proptest! {
         prop_assert!(ProducerTable::decode(&file).is_err());
         prop_assert!(ProducerTable::decode(&file[..at]).is_err());
         // A valid frame around noise reaches the body's own checks; it may only be accepted if it obeys them.
-        if let Ok((end, table)) = ProducerTable::decode(&stored::frame(PRODUCERS_MAGIC, PRODUCERS_VERSION, &noise)) {
+        let framed = stored::frame(PRODUCERS_MAGIC, PRODUCERS_VERSION, &noise);
+        if let Ok((end, table)) = ProducerTable::decode(&framed) {
             prop_assert_eq!(ProducerTable::decode(&table.encode(end)).expect("obeys"), (end, table));
         }
     }

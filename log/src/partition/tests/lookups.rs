@@ -35,7 +35,9 @@ fn fill(log: &mut PartitionLog, sent: &Sent) -> Vec<(i64, i64)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
-    fn lookups_match_a_walk(sent in sent(), start in 0i64..60, bound in 0usize..60, restart in any::<bool>()) {
+    fn lookups_match_a_walk(
+        sent in sent(), start in 0i64..60, bound in 0usize..60, restart in any::<bool>(),
+    ) {
         let disk = SimDisk::new();
         let settings = LogSettings { segment_bytes: 6_000, index_interval_bytes: 1_024, ..small() };
         let mut log = PartitionLog::open_on(Arc::new(disk.clone()), settings, NOW).expect("opens").0;

@@ -38,7 +38,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (1usize..9, 0usize..700).prop_map(|(records, value_bytes)| Step::Append { records, value_bytes }),
+        12 => (1usize..9, 0usize..700)
+            .prop_map(|(records, value_bytes)| Step::Append { records, value_bytes }),
         3 => Just(Step::Flush),
         2 => Just(Step::FlushSealed),
         1 => Just(Step::DrawTicket),
