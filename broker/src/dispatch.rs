@@ -1,5 +1,5 @@
-//! From a frame to its handler: the request's head, the table of what is served, and the check of the body's shape that
-//! stands before the generated decoders (docs/adr/0001).
+//! From a frame to its handler: the request's head, the table of what is served, and the check of the body's
+//! shape that stands before the generated decoders (docs/adr/0001).
 //!
 //! Must not decode a body. Invariant 13: whatever the bytes, the outcome is an answer or a reason to close.
 

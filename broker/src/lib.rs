@@ -1,7 +1,8 @@
-//! The data plane of Highwater and its front doors: Kafka protocol, gRPC administration, HTTP and the command line.
+//! The data plane of Highwater and its front doors: Kafka protocol, gRPC administration, HTTP and the command
+//! line.
 //!
-//! [`node::Node`] is what every request sees; `net` and `dispatch` bring requests to `handlers`, `partition` owns the
-//! hot tail, `workers` do what time makes due. `core` is pure.
+//! [`node::Node`] is what every request sees; `net` and `dispatch` bring requests to `handlers`, `partition`
+//! owns the hot tail, `workers` do what time makes due. `core` is pure.
 
 // --- data plane ---
 pub mod core;

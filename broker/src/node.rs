@@ -1,7 +1,7 @@
 //! The node: everything that a request or a worker needs, shared as one `Arc`.
 //!
-//! Owns nothing but the references and the order of starting and stopping. State lives in its owners: partitions in
-//! [`crate::partition`], metadata and manifests in the coordinator, objects in the tier.
+//! Owns nothing but the references and the order of starting and stopping. State lives in its owners:
+//! partitions in [`crate::partition`], metadata and manifests in the coordinator, objects in the tier.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -76,7 +76,8 @@ impl Node {
     /// Opens the partitions of this node and starts its workers.
     ///
     /// # Errors
-    /// The data directory cannot be read or written at all; a single damaged partition does not stop the node.
+    /// The data directory cannot be read or written at all; a single damaged partition does not stop the
+    /// node.
     pub async fn start(parts: NodeParts) -> Result<Arc<Node>, NodeError> {
         let memory_units = parts.settings.read_memory_bytes / BUDGET_UNIT_BYTES as u64;
         let memory_units = usize::try_from(memory_units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
@@ -131,8 +132,8 @@ impl Node {
         *self.stop.borrow()
     }
 
-    /// Opens and closes partitions so that they are those of the coordinator's state. Returns when this node serves all
-    /// topics that exist now: a handler that has created a topic calls it before it answers.
+    /// Opens and closes partitions so that they are those of the coordinator's state. Returns when this node
+    /// serves all topics that exist now: a handler that has created a topic calls it before it answers.
     ///
     /// # Errors
     /// The data directory cannot be written.
@@ -147,7 +148,8 @@ impl Node {
         self.partitions.wake_all();
     }
 
-    /// Stops: connections drain elsewhere ([`Node::serve`] returns), workers end, logs are flushed and closed clean.
+    /// Stops: connections drain elsewhere ([`Node::serve`] returns), workers end, logs are flushed and closed
+    /// clean.
     pub async fn stop(self: &Arc<Self>) {
         self.begin_stop();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));

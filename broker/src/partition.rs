@@ -1,8 +1,9 @@
 //! One partition on this node: the owner of its log, its high watermark, and those who wait for either.
 //!
-//! The log stands behind a `std::sync::Mutex` that is held for one append, one look-up or one index search and never
-//! across an await (docs/adr/0005). What waits, waits outside: fetches on a `Notify`, acknowledgements on the flushed
-//! end. Offsets are checked against invariant 1 whenever one of them moves; a partition that breaks it stops serving.
+//! The log stands behind a `std::sync::Mutex` that is held for one append, one look-up or one index search
+//! and never across an await (docs/adr/0005). What waits, waits outside: fetches on a `Notify`,
+//! acknowledgements on the flushed end. Offsets are checked against invariant 1 whenever one of them moves; a
+//! partition that breaks it stops serving.
 //!
 //! Must not: talk to the bucket or the coordinator (workers do), re-encode batches.
 //! Invariants: 1, 2 (offsets come from `PartitionLog::append` alone), 3, 4, 5, 7, 14.
@@ -97,8 +98,8 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Takes over an open log. Everything recovered counts as committed: this node is the only replica. Where a batch
-    /// counts only once it is on the disk, that holds for what was recovered too.
+    /// Takes over an open log. Everything recovered counts as committed: this node is the only replica. Where
+    /// a batch counts only once it is on the disk, that holds for what was recovered too.
     pub fn new(
         tp: TopicPartition,
         topic: Arc<str>,

@@ -1,8 +1,8 @@
 //! What happens without a client asking: flush, roll, offload, evict, retain, sweep, follow the coordinator.
 //!
-//! Each worker is a short loop that waits for its queue or its time and carries out what `partition` and `core` decide.
-//! An idle node wakes once per `WORKER_TICK_MS`. Must not hold a partition's lock while waiting (invariant 7), nor let a
-//! slow bucket delay anything but the tier (invariant 15).
+//! Each worker is a short loop that waits for its queue or its time and carries out what `partition` and
+//! `core` decide. An idle node wakes once per `WORKER_TICK_MS`. Must not hold a partition's lock while
+//! waiting (invariant 7), nor let a slow bucket delay anything but the tier (invariant 15).
 
 pub mod disk;
 pub mod flush;

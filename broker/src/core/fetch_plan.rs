@@ -1,6 +1,8 @@
-//! What one partition of a fetch gets: from where it is read, how many bytes, and which offsets answer a look-up.
+//! What one partition of a fetch gets: from where it is read, how many bytes, and which offsets answer a
+//! look-up.
 //!
-//! Pure arithmetic over a partition's offsets; no reading. Invariant 1 is assumed of the bounds given and asserted.
+//! Pure arithmetic over a partition's offsets; no reading. Invariant 1 is assumed of the bounds given and
+//! asserted.
 
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 
@@ -54,8 +56,8 @@ pub fn fence(given: LeaderEpoch, current: LeaderEpoch) -> EpochFence {
     }
 }
 
-/// The bytes of one fetch, shared by its partitions in their order. The first batch of the answer goes out even when it
-/// is larger than every limit, so that a consumer always moves (KIP-74).
+/// The bytes of one fetch, shared by its partitions in their order. The first batch of the answer goes out
+/// even when it is larger than every limit, so that a consumer always moves (KIP-74).
 #[derive(Clone, Copy, Debug)]
 pub struct FetchBudget {
     rest: usize,

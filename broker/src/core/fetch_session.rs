@@ -1,10 +1,10 @@
-//! Fetch sessions (KIP-227): what each client's incremental fetches stand for, so that a fetch names only changes.
+//! Fetch sessions (KIP-227): what each client's incremental fetches stand for, so that a fetch names only
+//! changes.
 //!
-//! Owns the partitions and positions of every session, its epoch, and the rule which partitions an incremental answer
-//! must carry. Bounded in sessions and in partitions; when full, an idle session gives way, else the client gets
-//! full fetches, which is always correct.
-//! Must not know topics, logs or sockets. Sessions are a cache: losing one costs the client one round trip.
-//! Invariants 13 and 16.
+//! Owns the partitions and positions of every session, its epoch, and the rule which partitions an
+//! incremental answer must carry. Bounded in sessions and in partitions; when full, an idle session gives
+//! way, else the client gets full fetches, which is always correct. Must not know topics, logs or sockets.
+//! Sessions are a cache: losing one costs the client one round trip. Invariants 13 and 16.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -257,7 +257,8 @@ impl FetchSessions {
         Ok(FetchContext { session_id: id, is_incremental: true, targets })
     }
 
-    /// Tells for each target of `context` whether its answer must be sent. `seen` stands in the order of the targets.
+    /// Tells for each target of `context` whether its answer must be sent. `seen` stands in the order of the
+    /// targets.
     pub fn finish(&mut self, context: &FetchContext, seen: &[Seen]) -> Vec<bool> {
         assert_eq!(seen.len(), context.targets.len(), "one finding per target");
         let session = self.sessions.get_mut(&context.session_id);
@@ -293,7 +294,8 @@ impl FetchSessions {
         true
     }
 
-    /// The session used longest ago if it is idle, else the smallest one that is old and smaller than the newcomer.
+    /// The session used longest ago if it is idle, else the smallest one that is old and smaller than the
+    /// newcomer.
     fn victim(&self, now_ms: i64, size: usize) -> Option<i32> {
         let (id, oldest) = self.sessions.iter().min_by_key(|(_, s)| s.used_ms)?;
         if now_ms.saturating_sub(oldest.used_ms) > FETCH_SESSION_EVICTION_MS {

@@ -1,8 +1,9 @@
 //! What retention gives up: how far the log start rises, and how far the local log is dropped.
 //!
-//! Kafka's rules: a segment goes when its newest record is older than `retention.ms`, or when what is left without it
-//! still has `retention.bytes`; always from the oldest end. Local retention applies the same to local segments that are
-//! in the tier (invariant 10). A segment without timestamps ages from the moment it was sealed.
+//! Kafka's rules: a segment goes when its newest record is older than `retention.ms`, or when what is left
+//! without it still has `retention.bytes`; always from the oldest end. Local retention applies the same to
+//! local segments that are in the tier (invariant 10). A segment without timestamps ages from the moment it
+//! was sealed.
 //!
 //! Pure over sizes and times; the caller carries the plan out: manifest first, then log start, then eviction.
 
@@ -61,8 +62,8 @@ impl LocalShape {
 /// How far the log start may rise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogStartPlan {
-    /// To this offset; the present one means that nothing is due. `rolls`: the active segment has expired as well and
-    /// must be sealed before more can go.
+    /// To this offset; the present one means that nothing is due. `rolls`: the active segment has expired as
+    /// well and must be sealed before more can go.
     To { log_start: Offset, rolls: bool },
     /// The limit lies within this page: plan again with its content in its place.
     LookInto { page: PageRef },
@@ -103,8 +104,8 @@ impl Walk {
     }
 }
 
-/// Plans the log start over `listed`, the manifest's nodes oldest first (pages opened as far as asked for), and the
-/// local segments behind them.
+/// Plans the log start over `listed`, the manifest's nodes oldest first (pages opened as far as asked for),
+/// and the local segments behind them.
 pub fn plan_log_start(now_ms: i64, limits: Limits, listed: &[Node], local: &LocalShape) -> LogStartPlan {
     let present = local.bounds.log_start;
     if !limits.deletes || (limits.retention_ms.is_none() && limits.retention_bytes.is_none()) {
@@ -159,8 +160,8 @@ fn newest_of(segment: &SealedSegment) -> i64 {
     if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.sealed_at_ms }
 }
 
-/// Below which offset the local log is to be dropped: what lies below the log start, and what the tier has and local
-/// retention no longer keeps. `everything`: drop all that the tier has.
+/// Below which offset the local log is to be dropped: what lies below the log start, and what the tier has
+/// and local retention no longer keeps. `everything`: drop all that the tier has.
 pub fn plan_eviction(now_ms: i64, limits: Limits, local: &LocalShape, everything: bool) -> Offset {
     let bounds = &local.bounds;
     let mut rest_bytes = local.local_bytes();

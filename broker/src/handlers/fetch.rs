@@ -1,9 +1,10 @@
 //! Fetch (versions 4 to 18): the session, the look at every partition, the wait for data, the answer.
 //!
-//! The session takes the request when its turn comes, so pipelined fetches stay in step. What is there is answered from
-//! where the request was read; otherwise the fetch waits on its partitions, or reads from the tier. Record bytes are
-//! never touched: slices of segments go out by sendfile, parts of rebuilt objects by a gathering write.
-//! Invariants: 3, 4 (nothing at or above the high watermark leaves), 14, 15 (no partition is held while waiting).
+//! The session takes the request when its turn comes, so pipelined fetches stay in step. What is there is
+//! answered from where the request was read; otherwise the fetch waits on its partitions, or reads from the
+//! tier. Record bytes are never touched: slices of segments go out by sendfile, parts of rebuilt objects by a
+//! gathering write. Invariants: 3, 4 (nothing at or above the high watermark leaves), 14, 15 (no partition is
+//! held while waiting).
 
 mod answer;
 mod collect;
@@ -137,7 +138,8 @@ fn topic_key(uses_ids: bool, topic: &FetchTopic) -> TopicKey {
     }
 }
 
-/// A waiter registered with the partitions of a fetch; leaves them when dropped, also when the client has gone.
+/// A waiter registered with the partitions of a fetch; leaves them when dropped, also when the client has
+/// gone.
 struct Registered<'a> {
     waiter: FetchWaiter,
     targets: &'a [Target],

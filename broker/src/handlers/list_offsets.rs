@@ -1,4 +1,5 @@
-//! ListOffsets (versions 1 to 10): the ends of a partition by name, and offsets by time, in the tier and the local log.
+//! ListOffsets (versions 1 to 10): the ends of a partition by name, and offsets by time, in the tier and the
+//! local log.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! Requests decoded, handed to their handler, and answers encoded: the only place besides `client/` that sees the
-//! generated messages of the Kafka protocol.
+//! Requests decoded, handed to their handler, and answers encoded: the only place besides `client/` that sees
+//! the generated messages of the Kafka protocol.
 //!
-//! Every body has passed `wire::shape` before it comes here. Handlers on the data path (`produce`, `fetch`) take effect
-//! at once and may answer later; the rest run alone on their connection, as every request does in Kafka.
+//! Every body has passed `wire::shape` before it comes here. Handlers on the data path (`produce`, `fetch`)
+//! take effect at once and may answer later; the rest run alone on their connection, as every request does in
+//! Kafka.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -150,7 +151,8 @@ fn begin_administration(key: ApiKey, call: Call<'_>) -> Answer {
 /// Decodes a body whose shape has been checked.
 ///
 /// # Errors
-/// The reason to close the connection: the shape check and the decoder disagree, or a value is out of its type.
+/// The reason to close the connection: the shape check and the decoder disagree, or a value is out of its
+/// type.
 pub fn decode<R: Decodable>(mut body: Bytes, version: i16) -> Result<R, CloseReason> {
     R::decode(&mut body, version)
         .map_err(|e| CloseReason::new(format!("{} v{version} cannot be decoded: {e}", short_name::<R>())))
@@ -159,7 +161,8 @@ pub fn decode<R: Decodable>(mut body: Bytes, version: i16) -> Result<R, CloseRea
 /// A whole response frame.
 ///
 /// # Errors
-/// The reason to close the connection: a field is set that the version does not have (a defect of the handler).
+/// The reason to close the connection: a field is set that the version does not have (a defect of the
+/// handler).
 pub fn encode<R: Encodable>(
     api_key: i16,
     correlation_id: i32,
@@ -179,7 +182,8 @@ pub fn encode<R: Encodable>(
     Ok(Reply::from(out.freeze()))
 }
 
-/// The answer to an ApiVersions request of a version that is not served: version 0 with what is served (KIP-511).
+/// The answer to an ApiVersions request of a version that is not served: version 0 with what is served
+/// (KIP-511).
 pub fn unsupported_api_versions(correlation_id: i32) -> Result<Reply, CloseReason> {
     let keys = api::SERVED
         .iter()

@@ -1,14 +1,14 @@
 //! Produce (versions 3 to 13): batches judged, appended, acknowledged.
 //!
-//! A request takes effect where it is read, in the connection's task: each batch is judged without a lock, then appended
-//! under its partition's lock. Only topics that flush before they acknowledge make the answer wait.
-//! Errors are told per partition. Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes as sent).
+//! A request takes effect where it is read, in the connection's task: each batch is judged without a lock,
+//! then appended under its partition's lock. Only topics that flush before they acknowledge make the answer
+//! wait. Errors are told per partition. Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes
+//! as sent).
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use highwater_model::Offset;
 use highwater_wire::kafka::messages::produce_request::PartitionProduceData;
 use highwater_wire::kafka::messages::produce_response::{
@@ -138,7 +138,7 @@ fn produce_one(
     }
     let mut rules = terms.rules;
     rules.zstd_allowed = context.version >= ZSTD_SINCE;
-    let records = data.records.unwrap_or_else(Bytes::new);
+    let records = data.records.unwrap_or_default();
     let batch = SCRATCH
         .with_borrow_mut(|scratch| validate_produce(&records, &rules, context.now_ms, scratch))
         .map_err(|refusal| refused_batch(node, &refusal))?;

@@ -1,11 +1,11 @@
 //! One client's connection: one task that reads, begins requests in order and writes their answers in order.
 //!
-//! A request *begins* (takes effect) the moment its frame is whole and its turn has come; its answer may wait (for a
-//! flush, for data) while later requests begin. Answers leave in the order of the requests. There is no second task and
-//! no queue between reading and writing: a produce costs no hop to another thread. Backpressure is the socket's: while
-//! an answer is being written, or `REQUESTS_PENDING_PER_CONNECTION_MAX` answers are owed, or the memory budget is used
-//! up, nothing is read.
-//! Invariants: 3 (answers wait for what they promise), 16 (every wait here has a bound).
+//! A request *begins* (takes effect) the moment its frame is whole and its turn has come; its answer may wait
+//! (for a flush, for data) while later requests begin. Answers leave in the order of the requests. There is
+//! no second task and no queue between reading and writing: a produce costs no hop to another thread.
+//! Backpressure is the socket's: while an answer is being written, or `REQUESTS_PENDING_PER_CONNECTION_MAX`
+//! answers are owed, or the memory budget is used up, nothing is read. Invariants: 3 (answers wait for what
+//! they promise), 16 (every wait here has a bound).
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -183,7 +183,7 @@ impl Connection {
 
     /// Begins the next request if its frame is whole.
     fn begin_next(&mut self) -> Result<bool, End> {
-        let next = self.reader.next().map_err(|bad| {
+        let next = self.reader.take().map_err(|bad| {
             self.node.metrics.refused(RefusedKind::Frame);
             End::Refused(bad.into())
         })?;

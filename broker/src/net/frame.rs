@@ -1,10 +1,11 @@
-//! Frames out of one connection's bytes, with memory that follows what has arrived and not what a length claims.
+//! Frames out of one connection's bytes, with memory that follows what has arrived and not what a length
+//! claims.
 //!
-//! Owns the read buffer and its share of the budget of all requests. A frame up to `REQUEST_PREALLOCATE_BYTES_MAX` gets
-//! its buffer at once, a larger one doubles as it fills; the share of the budget always covers twice what has arrived.
-//! The buffer is used again for the next frame once the former one is dropped, so a produce is copied twice in all:
-//! socket to buffer, buffer to page cache. Bytes after the frame being read stay in the socket when the frame is large,
-//! so that they need not be moved.
+//! Owns the read buffer and its share of the budget of all requests. A frame up to
+//! `REQUEST_PREALLOCATE_BYTES_MAX` gets its buffer at once, a larger one doubles as it fills; the share of
+//! the budget always covers twice what has arrived. The buffer is used again for the next frame once the
+//! former one is dropped, so a produce is copied twice in all: socket to buffer, buffer to page cache. Bytes
+//! after the frame being read stay in the socket when the frame is large, so that they need not be moved.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -85,7 +86,7 @@ impl FrameReader {
     }
 
     /// The next whole frame, if it is there.
-    pub fn next(&mut self) -> Result<Option<Frame>, BadFrame> {
+    pub fn take(&mut self) -> Result<Option<Frame>, BadFrame> {
         match self.length()? {
             Some(length) if self.buffer.len() >= length => {
                 let mut bytes = self.buffer.split_to(length).freeze();
@@ -193,7 +194,7 @@ mod tests {
     ) -> Result<Vec<usize>, BadFrame> {
         let mut lengths = Vec::new();
         loop {
-            while let Some(frame) = reader.next()? {
+            while let Some(frame) = reader.take()? {
                 lengths.push(frame.bytes.len());
             }
             if bytes.is_empty() {

@@ -40,10 +40,11 @@ pub enum Answer {
     Now(Reply),
     /// Nothing is sent (produce with acks=0).
     Silent,
-    /// The request has taken effect; its answer waits for something (a flush, data, a deadline). Later requests of the
-    /// connection may take effect meanwhile; their answers queue behind.
+    /// The request has taken effect; its answer waits for something (a flush, data, a deadline). Later
+    /// requests of the connection may take effect meanwhile; their answers queue behind.
     Later(Later),
-    /// The request takes effect only while its future runs; nothing of the connection may begin before it is answered.
+    /// The request takes effect only while its future runs; nothing of the connection may begin before it is
+    /// answered.
     Alone(Later),
     Close(CloseReason),
 }

@@ -1,7 +1,7 @@
 //! Answers into the socket: gathering writes for memory, sendfile for segments.
 //!
-//! A client that does not read holds up only its own connection, and that for a limited time. Bytes that are followed
-//! by a file slice go out with MSG_MORE, so that an answer does not begin with a packet of its own.
+//! A client that does not read holds up only its own connection, and that for a limited time. Bytes that are
+//! followed by a file slice go out with MSG_MORE, so that an answer does not begin with a packet of its own.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -19,8 +19,9 @@ use super::reply::Reply;
 /// Writes one answer whole and returns its length in bytes.
 ///
 /// # Errors
-/// Any socket error; `TimedOut` when the client has taken nothing for `stall`; `UnexpectedEof` when a segment is shorter
-/// than the slice promised. After an error the connection must be closed: part of the answer may be out.
+/// Any socket error; `TimedOut` when the client has taken nothing for `stall`; `UnexpectedEof` when a segment
+/// is shorter than the slice promised. After an error the connection must be closed: part of the answer may
+/// be out.
 pub async fn write_reply(stream: &TcpStream, reply: &Reply, stall: Duration) -> io::Result<u64> {
     let mut sent = 0;
     let mut rest = reply.chunks.as_slice();

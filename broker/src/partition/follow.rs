@@ -1,11 +1,11 @@
-//! Making this node's partitions those of the coordinator's state: open what is new, close what is gone, take over
-//! settings, leader epochs and manifests.
+//! Making this node's partitions those of the coordinator's state: open what is new, close what is gone, take
+//! over settings, leader epochs and manifests.
 //!
-//! One at a time. Opening and removing files happens on blocking threads. A directory whose topic the coordinator does
-//! not know is left alone and reported: it may be all that is left of a lost control plane.
+//! One at a time. Opening and removing files happens on blocking threads. A directory whose topic the
+//! coordinator does not know is left alone and reported: it may be all that is left of a lost control plane.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use highwater_coordinator::core::{ClusterState, Topic as TopicRecord};
@@ -58,7 +58,7 @@ fn is_current(topic: &Topic, record: &Arc<TopicRecord>) -> bool {
 
 type Missing = (Arc<TopicRecord>, Option<Arc<Topic>>);
 
-fn open_topics(data_dir: &PathBuf, missing: &[Missing], now_ms: i64) -> Result<Vec<Arc<Topic>>, OpenError> {
+fn open_topics(data_dir: &Path, missing: &[Missing], now_ms: i64) -> Result<Vec<Arc<Topic>>, OpenError> {
     let root = topics_dir(data_dir);
     std::fs::create_dir_all(&root).map_err(OpenError::at(&root))?;
     let names: Vec<Arc<str>> = missing
@@ -83,7 +83,7 @@ fn open_topics(data_dir: &PathBuf, missing: &[Missing], now_ms: i64) -> Result<V
 }
 
 fn slot_for(
-    data_dir: &PathBuf,
+    data_dir: &Path,
     record: &Arc<TopicRecord>,
     known: Option<&Topic>,
     name: &Arc<str>,
@@ -145,7 +145,7 @@ async fn close_deleted(node: &Arc<Node>, topic: &Arc<Topic>) {
     }
 }
 
-fn remove_dir(dir: &PathBuf) -> std::io::Result<()> {
+fn remove_dir(dir: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         done => done,
@@ -153,7 +153,7 @@ fn remove_dir(dir: &PathBuf) -> std::io::Result<()> {
 }
 
 /// At start: removes what deleted topics have left, and reports directories that belong to nothing.
-pub(crate) fn remove_leftovers(data_dir: &PathBuf, state: &ClusterState) {
+pub(crate) fn remove_leftovers(data_dir: &Path, state: &ClusterState) {
     let Ok(entries) = std::fs::read_dir(topics_dir(data_dir)) else { return };
     let mut strays = HashSet::new();
     for entry in entries.flatten() {

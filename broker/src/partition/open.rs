@@ -1,4 +1,5 @@
-//! Opening a partition's log: the directory, the settings, and what the manifest knows that the disk does not.
+//! Opening a partition's log: the directory, the settings, and what the manifest knows that the disk does
+//! not.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,14 +37,14 @@ pub fn topic_dir(data_dir: &Path, id: TopicId) -> PathBuf {
     topics_dir(data_dir).join(id.to_string())
 }
 
-/// The topic's settings as its logs take them. `segment.jitter.ms` is taken off by partition, so that the partitions of
-/// a topic do not all roll at once.
+/// The topic's settings as its logs take them. `segment.jitter.ms` is taken off by partition, so that the
+/// partitions of a topic do not all roll at once.
 pub fn log_settings(config: &TopicConfig, partition: i32) -> LogSettings {
     let defaults = LogSettings::default();
     let jitter_range = config.segment_jitter_ms.clamp(0, config.segment_ms.max(1) - 1);
     // A fixed share per partition: a multiplicative hash, scaled.
     let share = i128::from((partition.unsigned_abs()).wrapping_mul(0x9e37_79b9));
-    let jitter_ms = i64::try_from(i128::from(jitter_range) * share >> 32).expect("a part of an i64");
+    let jitter_ms = i64::try_from((i128::from(jitter_range) * share) >> 32).expect("a part of an i64");
     LogSettings {
         segment_bytes: u32::try_from(config.segment_bytes).unwrap_or(u32::MAX),
         segment_ms: config.segment_ms - jitter_ms,
@@ -70,7 +71,8 @@ pub(super) fn open_partition(
     let (mut log, report) = PartitionLog::open(&dir, settings, now_ms).map_err(|e| e.to_string())?;
     tell(name, index, &log, &report);
     if log.log_end() < manifest.tiered_end {
-        // The disk is new or has lost its tail; the tier has everything below, and offsets are never used twice.
+        // The disk is new or has lost its tail; the tier has everything below, and offsets are never used
+        // twice.
         if log.log_end() > log.log_start() || report.corrupt_below_flushed.is_some() {
             let (end, tiered_end) = (log.log_end(), manifest.tiered_end);
             tracing::warn!(topic = %name, partition = index, end, tiered_end, "the local log ends below the tier's end");

@@ -1,6 +1,7 @@
 //! The partitions of this node, by topic name and topic id.
 //!
-//! Readers take a view that does not change under them; the one writer ([`super::follow`]) puts a new view in its place.
+//! Readers take a view that does not change under them; the one writer ([`super::follow`]) puts a new view in
+//! its place.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,7 +15,8 @@ use super::Partition;
 #[derive(Clone)]
 pub enum Slot {
     Open(Arc<Partition>),
-    /// Its log could not be opened; the reason is logged. Tried again when topics change and at the next start.
+    /// Its log could not be opened; the reason is logged. Tried again when topics change and at the next
+    /// start.
     Failed(Arc<str>),
 }
 

@@ -78,8 +78,8 @@ pub enum ReadRefusal {
 pub type Found = Option<TimestampedOffset>;
 
 impl Partition {
-    /// Appends one validated batch, or finds that it is in the log already (idempotent producers, KIP-98). Offsets are
-    /// assigned in `PartitionLog::append` alone (invariant 2).
+    /// Appends one validated batch, or finds that it is in the log already (idempotent producers, KIP-98).
+    /// Offsets are assigned in `PartitionLog::append` alone (invariant 2).
     ///
     /// # Errors
     /// [`AppendRefusal`]; the log is unchanged.
@@ -159,7 +159,8 @@ impl Partition {
         }
     }
 
-    /// Whether something may be readable at `offset`, without the lock: false only if there certainly is nothing.
+    /// Whether something may be readable at `offset`, without the lock: false only if there certainly is
+    /// nothing.
     pub fn may_have_data(&self, offset: Offset) -> bool {
         self.high_watermark() != offset
     }

@@ -1,7 +1,8 @@
 //! What workers do to a partition: flush, roll, seal, evict, move the log start, close.
 //!
-//! Each call takes the lock once and does no I/O that can be done off it: fdatasync runs on a ticket, files of evicted
-//! segments go when the result is dropped. Invariants: 1, 5, 10 (eviction stays below the published end).
+//! Each call takes the lock once and does no I/O that can be done off it: fdatasync runs on a ticket, files
+//! of evicted segments go when the result is dropped. Invariants: 1, 5, 10 (eviction stays below the
+//! published end).
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -67,7 +68,8 @@ impl Partition {
         (!ticket.is_empty() || ticket.end() > inner.log.flushed_end()).then_some(ticket)
     }
 
-    /// The outcome of a flush: moves the flushed end and what hangs on it, or stops the partition (invariant 5).
+    /// The outcome of a flush: moves the flushed end and what hangs on it, or stops the partition (invariant
+    /// 5).
     pub(crate) fn flush_ended(&self, outcome: Result<FlushDone, FlushError>) {
         let mut inner = self.lock_any();
         let done = match outcome {
@@ -219,8 +221,8 @@ impl Partition {
         })
     }
 
-    /// Drops local segments below `offset` that are in the tier or below the log start; the files go when the result
-    /// is dropped.
+    /// Drops local segments below `offset` that are in the tier or below the log start; the files go when the
+    /// result is dropped.
     ///
     /// # Errors
     /// Of the disk.
@@ -269,8 +271,8 @@ impl Partition {
         }
     }
 
-    /// Ends service: waiters and later requests learn that the partition is gone from here. `clean` flushes the log and
-    /// notes its end, so that the next start need not recover.
+    /// Ends service: waiters and later requests learn that the partition is gone from here. `clean` flushes
+    /// the log and notes its end, so that the next start need not recover.
     pub(crate) fn close(&self, clean: bool) {
         let mut inner = self.lock_any();
         let was_serving = inner.unavailable.is_none();

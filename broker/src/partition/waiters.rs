@@ -1,8 +1,8 @@
 //! Fetches that wait for a partition's high watermark to move.
 //!
-//! No wake-up is lost: a waiter registers and then looks at the high watermark; whoever moves it stores it first and
-//! then looks for waiters (both sequentially consistent). Without waiters a move costs one load. A waiter stays until it
-//! is removed and may be woken many times.
+//! No wake-up is lost: a waiter registers and then looks at the high watermark; whoever moves it stores it
+//! first and then looks for waiters (both sequentially consistent). Without waiters a move costs one load. A
+//! waiter stays until it is removed and may be woken many times.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

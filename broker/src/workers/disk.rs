@@ -1,6 +1,8 @@
-//! The data disk's free space: produce is refused while there is still room for what the broker itself must write.
+//! The data disk's free space: produce is refused while there is still room for what the broker itself must
+//! write.
 //!
-//! Looked at once per tick; between two looks a disk can lose what producers send in a second, which the reserve covers.
+//! Looked at once per tick; between two looks a disk can lose what producers send in a second, which the
+//! reserve covers.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,8 +1,10 @@
-//! The flush queues: one thread makes batches durable that acknowledgements wait for, another what nobody waits for.
+//! The flush queues: one thread makes batches durable that acknowledgements wait for, another what nobody
+//! waits for.
 //!
-//! One queue per disk, shared by every partition (DESIGN section 4). While one fdatasync runs, appends of all partitions
-//! gather; the next round covers them all. A partition stands in a queue at most once, so a queue is as long as there are
-//! partitions. Sealed segments are flushed by their own thread: 64 MiB of writeback must not delay an acknowledgement.
+//! One queue per disk, shared by every partition (DESIGN section 4). While one fdatasync runs, appends of all
+//! partitions gather; the next round covers them all. A partition stands in a queue at most once, so a queue
+//! is as long as there are partitions. Sealed segments are flushed by their own thread: 64 MiB of writeback
+//! must not delay an acknowledgement.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,10 +1,10 @@
 //! Sealed segments to the tier, in order per partition and fair over partitions.
 //!
-//! A partition stands in the queue at most once and is worked on by one task at a time, so its segments are published in
-//! order. A failure puts the partition aside for a growing time; what the store refuses delays nothing else. Damaged
-//! data stops the partition's sealing with an alarm that names the place: nothing is skipped, produce and hot reads go
-//! on. Every tick asks for partitions that have something to seal, so a lost wake-up costs a second.
-//! Invariants: 10, 12 (a crash leaves an unlisted object at most), 15.
+//! A partition stands in the queue at most once and is worked on by one task at a time, so its segments are
+//! published in order. A failure puts the partition aside for a growing time; what the store refuses delays
+//! nothing else. Damaged data stops the partition's sealing with an alarm that names the place: nothing is
+//! skipped, produce and hot reads go on. Every tick asks for partitions that have something to seal, so a
+//! lost wake-up costs a second. Invariants: 10, 12 (a crash leaves an unlisted object at most), 15.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -211,7 +211,8 @@ impl Node {
     /// Seals what the topic has now and returns once the manifest lists all of it.
     ///
     /// # Errors
-    /// The topic is unknown or has no tier; a partition's sealing has stopped; `timeout` has passed, with the last reason.
+    /// The topic is unknown or has no tier; a partition's sealing has stopped; `timeout` has passed, with the
+    /// last reason.
     pub async fn offload_now(
         &self,
         topic: &str,

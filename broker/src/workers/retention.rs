@@ -1,7 +1,7 @@
 //! Retention and eviction carried out: the manifest first, then the log start, then the local files.
 //!
-//! Fails closed (invariant 10): without a manifest nothing is evicted, and what is evicted lies below the end that the
-//! committed manifest lists. A page of the manifest is read only when the limit lies within it.
+//! Fails closed (invariant 10): without a manifest nothing is evicted, and what is evicted lies below the end
+//! that the committed manifest lists. A page of the manifest is read only when the limit lies within it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Deleting from the bucket what manifests have retired and what deleted topics have left.
 //!
-//! Only after the grace, which is longer than any read (invariant 10); in bulk, and again after a crash. A deleted topic
-//! is forgotten by the coordinator once nothing of it is left, in the bucket or on this node's disk.
+//! Only after the grace, which is longer than any read (invariant 10); in bulk, and again after a crash. A
+//! deleted topic is forgotten by the coordinator once nothing of it is left, in the bucket or on this node's
+//! disk.
 
 use std::sync::Arc;
 use std::time::Duration;

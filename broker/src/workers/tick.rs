@@ -1,4 +1,5 @@
-//! Once per second: segments whose time has come are rolled, topics with `flush.ms` flushed, the disk looked at.
+//! Once per second: segments whose time has come are rolled, topics with `flush.ms` flushed, the disk looked
+//! at.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -77,7 +77,8 @@ async fn idempotent_producers_write_once_and_in_order() {
     let harness = Harness::start().await;
     harness.create_topic("t", 1, &[]).await;
     let mut client = harness.client().await;
-    let request = InitProducerIdRequest::default().with_transaction_timeout_ms(1_000);
+    let request =
+        InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(1_000);
     let first: InitProducerIdResponse = client.call(api::INIT_PRODUCER_ID, 4, &request).await;
     let second: InitProducerIdResponse = client.call(api::INIT_PRODUCER_ID, 4, &request).await;
     assert_eq!((first.error_code, first.producer_epoch), (0, 0));

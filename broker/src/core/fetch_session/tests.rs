@@ -36,8 +36,8 @@ fn name(key: &PartitionKey) -> String {
     }
 }
 
-/// Runs a script; ids are written `S` once known. Lines: `fetch EPOCH [+t-p@offset].. [-t-p]..` with the findings
-/// after `:` as `t-p=hw[r|e]`.
+/// Runs a script; ids are written `S` once known. Lines: `fetch EPOCH [+t-p@offset].. [-t-p]..` with the
+/// findings after `:` as `t-p=hw[r|e]`.
 fn transcript(script: &str) -> String {
     let mut sessions = FetchSessions::default();
     let mut id = 0;

@@ -146,7 +146,8 @@ proptest! {
     ) {
         let shape = local(&ages, tiered.min(ages.len()));
         let limits = Limits {
-            retention_ms: ms, retention_bytes: bytes, local_ms: ms, local_bytes: bytes, deletes: true, tiers: true,
+            retention_ms: ms, retention_bytes: bytes, local_ms: ms, local_bytes: bytes,
+            deletes: true, tiers: true,
         };
         let evict = plan_eviction(NOW, limits, &shape, everything);
         prop_assert!(evict <= shape.bounds.tiered_end);

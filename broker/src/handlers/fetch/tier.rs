@@ -1,9 +1,11 @@
-//! The part of a fetch that only the tier has: several partitions in parallel, within a memory budget and a deadline.
+//! The part of a fetch that only the tier has: several partitions in parallel, within a memory budget and a
+//! deadline.
 //!
-//! A read that is not done by the deadline is left to go on: it fills the tier's cache, the fetch is answered without it,
-//! and the client's next fetch finds it. Memory is taken once for all reads of a fetch, so no fetch holds some while it
-//! waits for more; each read carries its share until its bytes are in the socket. Behind a tier that is read to its end
-//! the local log goes on in the same answer. Invariants: 15 (no partition is held), 16.
+//! A read that is not done by the deadline is left to go on: it fills the tier's cache, the fetch is answered
+//! without it, and the client's next fetch finds it. Memory is taken once for all reads of a fetch, so no
+//! fetch holds some while it waits for more; each read carries its share until its bytes are in the socket.
+//! Behind a tier that is read to its end the local log goes on in the same answer. Invariants: 15 (no
+//! partition is held), 16.
 
 use std::time::Duration;
 
