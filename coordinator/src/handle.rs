@@ -314,8 +314,8 @@ fn unexpected(reply: &Reply) -> WriteError {
     WriteError::Unknown(format!("an answer of another kind: {reply:?}"))
 }
 
-/// Random, but for its first bit, so that a cluster's id starts with a letter: names that start with `_` are ours in
-/// the bucket, and those that start with `-` look like flags.
+/// Random, but for its first bit, so that a cluster's id starts with a letter: names that start with `_` are
+/// ours in the bucket, and those that start with `-` look like flags.
 fn new_cluster_uuid() -> Uuid {
     Uuid::from_u128(Uuid::new_v4().as_u128() & (u128::MAX >> 1))
 }

@@ -341,10 +341,13 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures, asserts none"]
 async fn measure() {
-    for (topics, partitions, objects) in [(0, 0, 0), (100, 10, 0), (100, 10, 50)] {
+    for (topics, partitions, objects, snapshot_entries) in
+        [(0, 0, 0, 1000), (100, 10, 0, 1000), (100, 10, 50, 1000), (100, 10, 50, 100)]
+    {
         let dir = tempfile::tempdir_in(std::env::current_dir().expect("cwd")).expect("scratch");
+        let sized = CoordinatorSettings { snapshot_entries, ..settings(dir.path()) };
         let begun = Instant::now();
-        let coordinator = start(dir.path()).await;
+        let coordinator = Coordinator::start(sized).await.expect("starts");
         println!("first start: {:?}", begun.elapsed());
         coordinator.register_broker(registration(1)).await.expect("registered");
         let new = (0..topics).map(|i| topic(&format!("t-{i}"), partitions)).collect();
