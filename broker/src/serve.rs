@@ -36,6 +36,8 @@ pub enum ServeError {
     Listen { door: &'static str, address: Address, source: io::Error },
     #[error("coordinator: {0}")]
     Coordinator(#[from] CoordinatorError),
+    #[error("{0}; give another --data-dir")]
+    ClusterId(String),
     #[error("this node cannot be registered: {0}; see the log of the coordinator")]
     Register(WriteError),
     #[error("{0}; correct --object-store or --s3-endpoint")]
@@ -74,7 +76,7 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let coordinator = start_coordinator(&settings, clock.clone()).await?;
     let cluster_id = coordinator.cluster_id();
     data_dir.check(&cluster_id)?;
-    let names = Names::new(&cluster_id).expect("the coordinator makes cluster ids that fit into keys");
+    let names = Names::new(&cluster_id).map_err(ServeError::ClusterId)?;
     let store = open_store(&settings, &names, data_dir.is_new()).await?;
     data_dir.claim(settings.node_id, &cluster_id)?;
     let advertised = doors.advertised(&settings);

@@ -163,74 +163,50 @@ fn broker_config(config: &BrokerConfig, asked: Asked) -> DescribeConfigsResource
         .with_documentation(asked.documentation.then(|| admin::text(config.documentation)))
 }
 
-/// This broker's settings by Kafka's names, as far as they have one, and the defaults of topics.
+/// This broker's settings by Kafka's names, and the defaults of topics by their broker-level names.
 fn all_broker_configs(settings: &Settings) -> Vec<BrokerConfig> {
-    use ConfigKind::{Boolean, Int, Long, String};
-    let defaults = Settings::default();
-    let own = |name, value: std::string::String, kind, is_default, documentation| BrokerConfig {
-        name,
-        value,
-        kind,
-        is_default,
-        documentation,
-    };
-    let partitions = settings.default_partitions;
-    let mut configs = vec![
-        own("node.id", settings.node_id.to_string(), Int, false, "This node's id."),
-        own("broker.id", settings.node_id.to_string(), Int, false, "This node's id."),
-        own("process.roles", "broker,controller".into(), String, true, "What this process does."),
-        own(
-            "log.dirs",
-            settings.data_dir.display().to_string(),
-            String,
-            false,
-            "Directory of the local log.",
-        ),
-        own(
-            "auto.create.topics.enable",
-            settings.auto_create_topics.to_string(),
-            Boolean,
-            settings.auto_create_topics == defaults.auto_create_topics,
-            "Whether a topic is created when a client asks for it.",
-        ),
-        own(
-            "num.partitions",
-            partitions.to_string(),
-            Int,
-            partitions == defaults.default_partitions,
-            "Partitions of a topic that is created without saying how many.",
-        ),
-        own("default.replication.factor", "1".into(), Int, true, "Replicas of a topic by default."),
-        own(
-            "fetch.max.bytes",
-            settings.fetch_bytes_max.to_string(),
-            Int,
-            settings.fetch_bytes_max == defaults.fetch_bytes_max,
-            "Most bytes of records in one answer to a fetch.",
-        ),
-        own(
-            "connections.max.idle.ms",
-            settings.connection_idle_ms.to_string(),
-            Long,
-            settings.connection_idle_ms == defaults.connection_idle_ms,
-            "A connection that has been silent for this long is closed.",
-        ),
-        own(
-            "socket.request.max.bytes",
-            highwater_model::limits::REQUEST_BYTES_MAX.to_string(),
-            Int,
-            true,
-            "Largest request.",
-        ),
-        own("delete.topic.enable", "true".into(), Boolean, true, "Whether topics can be deleted."),
-        own("remote.log.storage.system.enable", "true".into(), Boolean, true, "Whether there is a tier."),
-    ];
+    let mut configs = own_configs(settings);
+    for (config, default) in configs.iter_mut().zip(own_configs(&Settings::default())) {
+        // What names the node is given, whatever its value.
+        config.is_default = config.value == default.value && !config.name.ends_with(".id");
+    }
     let mut names: Vec<&str> = configs.iter().map(|config| config.name).collect();
     for def in CONFIG_DEFS.iter().filter(|def| !def.synonym.is_empty()) {
         if !names.contains(&def.synonym) {
             names.push(def.synonym);
-            configs.push(own(def.synonym, def.default.to_owned(), def.kind, true, def.documentation));
+            configs.push(row(def.synonym, def.kind, def.default, def.documentation));
         }
     }
     configs
+}
+
+fn row(
+    name: &'static str,
+    kind: ConfigKind,
+    value: impl ToString,
+    documentation: &'static str,
+) -> BrokerConfig {
+    BrokerConfig { name, value: value.to_string(), kind, is_default: true, documentation }
+}
+
+/// What of `settings` has a name in Kafka.
+fn own_configs(settings: &Settings) -> Vec<BrokerConfig> {
+    use ConfigKind::{Boolean, Int, Long, String};
+    let log_dir = std::path::absolute(&settings.data_dir).unwrap_or_else(|_| settings.data_dir.clone());
+    let (auto_create, partitions) = (settings.auto_create_topics, settings.default_partitions);
+    let (fetch_bytes, idle_ms) = (settings.fetch_bytes_max, settings.connection_idle_ms);
+    vec![
+        row("node.id", Int, settings.node_id, "This node's id."),
+        row("broker.id", Int, settings.node_id, "This node's id."),
+        row("process.roles", String, "broker,controller", "What this process does."),
+        row("log.dirs", String, log_dir.display(), "Directory of the local log."),
+        row("auto.create.topics.enable", Boolean, auto_create, "Whether asking for a topic creates it."),
+        row("num.partitions", Int, partitions, "Partitions of a topic that is created without a count."),
+        row("default.replication.factor", Int, 1, "Replicas of a topic by default."),
+        row("fetch.max.bytes", Int, fetch_bytes, "Most bytes of records in one answer to a fetch."),
+        row("connections.max.idle.ms", Long, idle_ms, "A connection silent for this long is closed."),
+        row("socket.request.max.bytes", Int, limits::REQUEST_BYTES_MAX, "Largest request."),
+        row("delete.topic.enable", Boolean, true, "Whether topics can be deleted."),
+        row("remote.log.storage.system.enable", Boolean, true, "Whether there is a tier."),
+    ]
 }
