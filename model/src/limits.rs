@@ -1,5 +1,5 @@
-//! Every bound of the system by name (invariant 16). A queue, cache, loop or retry without a limit here or in the
-//! settings is a defect. Units stand last in the name.
+//! Every bound of the system by name (invariant 16). A queue, cache, loop or retry without a limit here or in
+//! the settings is a defect. Units stand last in the name.
 
 // --- wire: what one connection or request may ask for ---
 
@@ -105,7 +105,8 @@ pub const FETCH_COPY_BYTES_MAX: usize = 16 * 1024;
 pub const FETCH_WAIT_MS_MAX: i64 = 5 * 60 * 1000;
 /// Least time that a read from the tier is given before the fetch is answered without it, in milliseconds.
 pub const TIER_FETCH_WAIT_MS_MIN: i64 = 500;
-/// Deadline of one read from the tier, in milliseconds; it goes on after its fetch was answered, and fills the cache.
+/// Deadline of one read from the tier, in milliseconds; it goes on after its fetch was answered, and fills
+/// the cache.
 pub const TIER_READ_MS_MAX: u64 = 30_000;
 /// Partitions of one fetch that are read from the tier at a time.
 pub const TIER_PARTITIONS_PER_FETCH_MAX: usize = 16;
@@ -113,13 +114,15 @@ pub const TIER_PARTITIONS_PER_FETCH_MAX: usize = 16;
 pub const FETCH_SESSIONS_MAX: usize = 1_000;
 /// Partitions of all fetch sessions together; over this, clients get full fetches.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 500_000;
-/// A session unused for this long may be evicted, in milliseconds (Kafka's `min.incremental.fetch.session.eviction.ms`).
+/// A session unused for this long may be evicted, in milliseconds (Kafka's
+/// `min.incremental.fetch.session.eviction.ms`).
 pub const FETCH_SESSION_EVICTION_MS: i64 = 120_000;
 /// Fetches that wait for data of one partition.
 pub const FETCH_WAITERS_PER_PARTITION_MAX: usize = 10_000;
 /// Producer ids that the broker takes from the coordinator at a time.
 pub const PRODUCER_ID_BLOCK: u32 = 1_000;
-/// Free space of the data disk below which produce is refused, in bytes; a disk smaller than 64 times this keeps 1/64.
+/// Free space of the data disk below which produce is refused, in bytes; a disk smaller than 64 times this
+/// keeps 1/64.
 pub const DISK_FREE_BYTES_MIN: u64 = 256 * 1024 * 1024;
 /// How often workers look for what time alone makes due (rolls, flushes, free space), in milliseconds.
 pub const WORKER_TICK_MS: u64 = 1_000;
@@ -165,7 +168,8 @@ pub const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 pub const OBJECT_STRIPE_ROWS_MAX: usize = 32 * 1024;
 /// Bytes of a stripe's records in Kafka's framing; a larger record has a stripe of its own.
 pub const OBJECT_STRIPE_BYTES_MAX: usize = 1024 * 1024 - 4096;
-/// Bytes of a row group's records in Kafka's framing at which it is closed: what one ranged GET brings, uncompressed.
+/// Bytes of a row group's records in Kafka's framing at which it is closed: what one ranged GET brings,
+/// uncompressed.
 pub const OBJECT_ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Row groups of one object.
 pub const OBJECT_ROW_GROUPS_MAX: usize = 64 * 1024;
@@ -285,7 +289,8 @@ pub const MIRROR_DELAY_MS: u64 = 2_000;
 pub const MIRROR_CONCURRENCY_MAX: usize = 4;
 /// Attempts to write one mirror over what others wrote, per round.
 pub const MIRROR_ATTEMPTS_MAX: u32 = 4;
-/// How long a retired object stays in the bucket, in milliseconds: longer than any read may take (`TIER_READ_MS_MAX`).
+/// How long a retired object stays in the bucket, in milliseconds: longer than any read may take
+/// (`TIER_READ_MS_MAX`).
 pub const RETIRED_GRACE_MS: i64 = 120_000;
 /// Keys deleted at once by the sweep.
 pub const SWEEP_KEYS_MAX: usize = 500;

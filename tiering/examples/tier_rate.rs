@@ -1,7 +1,8 @@
 //! Rates of the tier over any store: seal and upload, replay, first record at a cold offset, lookups by time.
 //!
-//! `tier_rate URL [ENDPOINT] [MIB] [zstd|lz4|none] [VALUE_BYTES]`: writes MIB of records in 64 MiB segments below
-//! `URL/<random cluster>`, reads them back with a 1 MiB budget as a consumer does, and deletes them again.
+//! `tier_rate URL [ENDPOINT] [MIB] [zstd|lz4|none] [VALUE_BYTES]`: writes MIB of records in 64 MiB segments
+//! below `URL/<random cluster>`, reads them back with a 1 MiB budget as a consumer does, and deletes them
+//! again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -91,7 +92,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         names: names.clone(),
         port: port.clone(),
         pages: pages.clone(),
-        mirror,
+        mirror: mirror.clone(),
         counters: offloads,
         seal_threads: 1,
     })?;
@@ -185,6 +186,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .offset_for_timestamp(tp, "rate", &manifest, 1_700_000_000_000 + end / 2, deadline_in(30_000))
         .await?;
     println!("by time: {hit:?} in {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+    // The upkeep of a manifest, on this store.
+    let written = mirror.flush().await;
+    let pruned = offloader.raise_log_start(tp, "rate", 0, end / 2).await?;
+    let rewritten = mirror.flush().await;
+    let swept = offloader.sweep(tp, "rate", 0, i64::MAX).await?;
+    println!("mirrored {written} and again {rewritten}; pruned to {}; {swept:?}", pruned.listed_start());
+    let manifest = port.cached(tp).ok_or("a manifest")?;
     offloader.delete_partition(tp, "rate", &manifest).await?;
     for lane in store.snapshot() {
         println!("{lane:?}");

@@ -1,7 +1,8 @@
-//! The port to a bucket: seven operations and what can be known when one fails. `store.rs` stands behind it with the
-//! real clients, `bucket/memory.rs` with a bucket in memory that fails on demand.
+//! The port to a bucket: seven operations and what can be known when one fails. `store.rs` stands behind it
+//! with the real clients, `bucket/memory.rs` with a bucket in memory that fails on demand.
 //!
-//! Must not retry, limit or count: `lane.rs` does. Invariants: 8 (`put_new` never overwrites), 19 (lengths checked).
+//! Must not retry, limit or count: `lane.rs` does. Invariants: 8 (`put_new` never overwrites), 19 (lengths
+//! checked).
 
 pub mod memory;
 
@@ -97,6 +98,7 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     /// Deletes in bulk. What is not there counts as deleted.
     async fn delete(&self, keys: &[String]) -> Result<(), Fault>;
 
-    /// Up to `limit` objects below `prefix` with keys after `after`, in order. For sweep, scrub, restore and the probe.
+    /// Up to `limit` objects below `prefix` with keys after `after`, in order. For sweep, scrub, restore and
+    /// the probe.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, Fault>;
 }

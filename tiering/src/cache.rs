@@ -1,9 +1,10 @@
-//! What was read from the bucket and may be read again: footers, row groups as fetched, batches as rebuilt. Bounded by
-//! bytes, one load per thing at a time however many ask for it, and admission by frequency so that a long replay does not
-//! push out what many readers share.
+//! What was read from the bucket and may be read again: footers, row groups as fetched, batches as rebuilt.
+//! Bounded by bytes, one load per thing at a time however many ask for it, and admission by frequency so that
+//! a long replay does not push out what many readers share.
 //!
-//! Everything here is immutable and keyed by upload id, so nothing is ever stale. Must not fetch by itself: the caller
-//! brings the load. Counters are honest: a load is not a hit, and who joined another's load is counted apart.
+//! Everything here is immutable and keyed by upload id, so nothing is ever stale. Must not fetch by itself:
+//! the caller brings the load. Counters are honest: a load is not a hit, and who joined another's load is
+//! counted apart.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! The store as the tier uses it: every request goes through a lane (upload, read, housekeeping) with its own
-//! concurrency and optional requests/s and bytes/s, has a deadline, is retried with jittered backoff while that makes
-//! sense, and is counted.
+//! concurrency and optional requests/s and bytes/s, has a deadline, is retried with jittered backoff while
+//! that makes sense, and is counted.
 //!
-//! A permit of a lane is held only while its request is in flight: never during a pause, never while waiting for another
-//! permit. A put whose outcome is unknown is settled by looking at its key, which nobody else writes, and comparing what
-//! is there (size and CRC-32C); never guessed.
+//! A permit of a lane is held only while its request is in flight: never during a pause, never while waiting
+//! for another permit. A put whose outcome is unknown is settled by looking at its key, which nobody else
+//! writes, and comparing what is there (size and CRC-32C); never guessed.
 //!
 //! Must not know what objects mean. Invariants: 8, 16, 19.
 
@@ -150,12 +150,12 @@ impl Store {
         self.shared.started.elapsed().as_micros() as u64
     }
 
-    /// Writes an object under a key that nobody else ever writes. Succeeds when exactly these bytes are there, also when
-    /// an attempt was applied and its answer lost.
+    /// Writes an object under a key that nobody else ever writes. Succeeds when exactly these bytes are
+    /// there, also when an attempt was applied and its answer lost.
     ///
     /// # Errors
-    /// `Conflict` when the key holds other bytes; otherwise as the store says, or `Expired`, after which the object may
-    /// or may not be there.
+    /// `Conflict` when the key holds other bytes; otherwise as the store says, or `Expired`, after which the
+    /// object may or may not be there.
     pub async fn put_new(
         &self,
         lane: Lane,
@@ -213,10 +213,12 @@ impl Store {
         Ok(crc == expected)
     }
 
-    /// Writes a mirror over the version `seen` (none: it must not exist yet). Not retried when the version is another.
+    /// Writes a mirror over the version `seen` (none: it must not exist yet). Not retried when the version is
+    /// another.
     ///
     /// # Errors
-    /// [`StoreError::is_changed`] when someone else wrote; after other errors the write may have been applied.
+    /// [`StoreError::is_changed`] when someone else wrote; after other errors the write may have been
+    /// applied.
     pub async fn put_over(
         &self,
         key: &str,
@@ -283,7 +285,8 @@ impl Store {
         Ok(())
     }
 
-    /// Objects below `prefix`, for sweep, scrub, restore and the probe; never on a read or write path (invariant 9).
+    /// Objects below `prefix`, for sweep, scrub, restore and the probe; never on a read or write path
+    /// (invariant 9).
     pub async fn list(
         &self,
         prefix: &str,

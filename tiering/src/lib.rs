@@ -1,4 +1,5 @@
-//! The tier: sealed segments as Parquet objects in a bucket, the manifest that lists them, and reading them back.
+//! The tier: sealed segments as Parquet objects in a bucket, the manifest that lists them, and reading them
+//! back.
 
 pub mod bucket;
 pub mod cache;

@@ -1,5 +1,5 @@
-//! Counters of the tier as plain atomics, read by the broker's `/metrics`. Counts are of what was really done: every
-//! attempt is a request, a failed one too, and a load is never counted as a hit.
+//! Counters of the tier as plain atomics, read by the broker's `/metrics`. Counts are of what was really
+//! done: every attempt is a request, a failed one too, and a load is never counted as a hit.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

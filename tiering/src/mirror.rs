@@ -1,12 +1,13 @@
-//! Manifests and cluster metadata mirrored to the bucket within seconds of a change, so that the bucket alone can rebuild
-//! the cluster.
+//! Manifests and cluster metadata mirrored to the bucket within seconds of a change, so that the bucket alone
+//! can rebuild the cluster.
 //!
-//! A mirror is one JSON document per partition (docs/format.md, "Manifest mirror") that is overwritten only by a newer
-//! version: the write names the version of the content that it replaces (`If-Match`), and who finds a newer document
-//! leaves it. Changes of one document that come quickly are written once. A bucket that is away only makes mirrors late.
+//! A mirror is one JSON document per partition (docs/format.md, "Manifest mirror") that is overwritten only
+//! by a newer version: the write names the version of the content that it replaces (`If-Match`), and who
+//! finds a newer document leaves it. Changes of one document that come quickly are written once. A bucket
+//! that is away only makes mirrors late.
 //!
-//! Must not be read by the running cluster: the truth is in Raft (invariant 9). What waits is one document per partition
-//! (invariant 16).
+//! Must not be read by the running cluster: the truth is in Raft (invariant 9). What waits is one document
+//! per partition (invariant 16).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -147,8 +148,8 @@ impl Mirror {
         }
     }
 
-    /// Writes changes until the process ends (or the task is dropped): each within a few seconds, together with what
-    /// else has changed by then.
+    /// Writes changes until the process ends (or the task is dropped): each within a few seconds, together
+    /// with what else has changed by then.
     pub async fn run(self: Arc<Self>) {
         loop {
             self.changed.notified().await;

@@ -1,16 +1,18 @@
 //! One sealed segment's way into the tier.
 //!
 //! ```text
-//! read the manifest (linearizable) -> seal (own thread) -> put (unique key) -> verify -> propose publish -> listed
-//!                                        crash: nothing     crash: an orphan              crash: listed or an orphan
+//! read the manifest (linearizable) -> seal (own thread) -> put (unique key) -> verify -> propose publish ->
+//! listed
+//!                                        crash: nothing     crash: an orphan              crash: listed or
+//!                                        an orphan
 //! ```
 //! - The generation (leader epoch) is captured once and stands in the key, in the footer and in the edit.
-//! - An unknown outcome is settled by reading the manifest back: listed, or refused for good because the version that
-//!   the proposal named has passed. Only then is an object known to be an orphan, and deleted.
-//! - Nothing is locked meanwhile. Two offloads of one partition at a time are wasteful, not wrong: the second publish is
-//!   refused. Local data may go once `offload` returns (publish before evict).
-//! - What leaks: an object whose writer died between put and publish, or whose outcome stayed unknown; the sweep of a
-//!   later release finds it by listing.
+//! - An unknown outcome is settled by reading the manifest back: listed, or refused for good because the
+//!   version that the proposal named has passed. Only then is an object known to be an orphan, and deleted.
+//! - Nothing is locked meanwhile. Two offloads of one partition at a time are wasteful, not wrong: the second
+//!   publish is refused. Local data may go once `offload` returns (publish before evict).
+//! - What leaks: an object whose writer died between put and publish, or whose outcome stayed unknown; the
+//!   sweep of a later release finds it by listing.
 //!
 //! Must not: evict, retry for ever (the caller does, with pauses), or list. Invariants: 6, 8, 10, 12, 19.
 
@@ -63,7 +65,8 @@ pub struct SegmentToOffload {
 /// Why a segment is not in the tier.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OffloadError {
-    /// The segment's bytes have rotted: sealing of this partition must stop, with an alarm that names the place.
+    /// The segment's bytes have rotted: sealing of this partition must stop, with an alarm that names the
+    /// place.
     #[error("{0}")]
     Damaged(String),
     /// Someone else writes this manifest, or has moved it on. Look again.
@@ -218,8 +221,8 @@ impl Offloader {
         }
     }
 
-    /// Puts the object and looks at what arrived. On a thread of its own: the client hashes the body while it signs it,
-    /// and a runtime thread that serves produce requests must not wait for that.
+    /// Puts the object and looks at what arrived. On a thread of its own: the client hashes the body while it
+    /// signs it, and a runtime thread that serves produce requests must not wait for that.
     async fn upload(
         &self,
         topic: &TopicRef,
@@ -268,8 +271,8 @@ impl From<ProposeError> for OffloadError {
     }
 }
 
-/// The part of an epoch table that a range of offsets needs: the epoch in force at `start`, and those that begin before
-/// `end`.
+/// The part of an epoch table that a range of offsets needs: the epoch in force at `start`, and those that
+/// begin before `end`.
 fn epochs_within(epochs: &[EpochStart], start: Offset, end: Offset) -> Vec<EpochStart> {
     let first = epochs.partition_point(|e| e.start_offset <= start).saturating_sub(1);
     epochs[first.min(epochs.len())..].iter().take_while(|e| e.start_offset < end).copied().collect()

@@ -1,4 +1,5 @@
-//! The port through which the tier reads and edits manifests; the coordinator stands behind it. The tier never sees Raft.
+//! The port through which the tier reads and edits manifests; the coordinator stands behind it. The tier
+//! never sees Raft.
 
 use std::sync::Arc;
 

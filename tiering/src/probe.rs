@@ -1,5 +1,5 @@
-//! What the store can do, asked once at start: writes, conditional writes, reads, lists, deletes. Each failure is one
-//! line that an operator can act on. Bounded time; leaves nothing behind.
+//! What the store can do, asked once at start: writes, conditional writes, reads, lists, deletes. Each
+//! failure is one line that an operator can act on. Bounded time; leaves nothing behind.
 
 use bytes::Bytes;
 use highwater_model::limits::{STORE_PROBE_MS_MAX, STORE_PROBE_STEP_MS_MAX};

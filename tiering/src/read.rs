@@ -1,18 +1,20 @@
 //! Reading back: batches of any offset below the tiered end, rebuilt from objects.
 //!
 //! ```text
-//! offset -> manifest (and pages) -> object -> footer (1 GET, then cached) -> row group (1 ranged GET) -> stripes -> batches
+//! offset -> manifest (and pages) -> object -> footer (1 GET, then cached) -> row group (1 ranged GET) ->
+//! stripes -> batches
 //! ```
-//! - A read gives at least one batch and then whole ones up to its budget, over the borders of row groups and objects.
-//! - A reader that goes on where it stopped is recognised (`stream.rs`): the next row groups, the next object and the next
-//!   batches are made while the client is busy with the last ones. What is fetched ahead for it is held for it, so a long
-//!   replay does not depend on the cache and the cache not on a long replay.
-//! - Bytes in flight are bounded: demand reads by one budget, what is ahead by another that is only ever tried. No permit
-//!   is held across a wait for another one. Rebuilding is bounded by the number of cores.
-//! - An object that is gone has been replaced or pruned: the read goes on with a fresh manifest. Objects and pages are
-//!   deleted only after a grace longer than a read's deadline, so this is rare.
-//! - Every page is checked against its checksum when it is rebuilt. Damaged bytes are fetched once more, then that read
-//!   ends with the place of the damage; nothing else does.
+//! - A read gives at least one batch and then whole ones up to its budget, over the borders of row groups and
+//!   objects.
+//! - A reader that goes on where it stopped is recognised (`stream.rs`): the next row groups, the next object
+//!   and the next batches are made while the client is busy with the last ones. What is fetched ahead for it
+//!   is held for it, so a long replay does not depend on the cache and the cache not on a long replay.
+//! - Bytes in flight are bounded: demand reads by one budget, what is ahead by another that is only ever
+//!   tried. No permit is held across a wait for another one. Rebuilding is bounded by the number of cores.
+//! - An object that is gone has been replaced or pruned: the read goes on with a fresh manifest. Objects and
+//!   pages are deleted only after a grace longer than a read's deadline, so this is rare.
+//! - Every page is checked against its checksum when it is rebuilt. Damaged bytes are fetched once more, then
+//!   that read ends with the place of the damage; nothing else does.
 //!
 //! Must not hold a partition's lock or wait without the read's deadline. Invariants: 9, 15, 16, 19.
 
@@ -327,8 +329,8 @@ impl TierReader {
         Ok(place)
     }
 
-    /// The first record at or past `log_start` with a timestamp of at least `timestamp` (Unix ms); None when the tier has
-    /// none. Exact.
+    /// The first record at or past `log_start` with a timestamp of at least `timestamp` (Unix ms); None when
+    /// the tier has none. Exact.
     pub async fn offset_for_timestamp(
         &self,
         tp: TopicPartition,

@@ -1,11 +1,14 @@
-//! The real buckets: S3 and its look-alikes, and a local directory. The only file that names the `object_store` crate.
+//! The real buckets: S3 and its look-alikes, and a local directory. The only file that names the
+//! `object_store` crate.
 //!
-//! The client's own retries are off: `lane.rs` decides, per lane and within a deadline. Path style always, no optional
-//! checksum headers, conditional puts by ETag (`If-None-Match: *`, `If-Match`). Over plain http the payload is signed, so
-//! the store verifies what arrived; over https TLS does that and the payload is not hashed twice.
+//! The client's own retries are off: `lane.rs` decides, per lane and within a deadline. Path style always, no
+//! optional checksum headers, conditional puts by ETag (`If-None-Match: *`, `If-Match`). Over plain http the
+//! payload is signed, so the store verifies what arrived; over https TLS does that and the payload is not
+//! hashed twice.
 //!
-//! A local directory is as durable as a bucket must be: file and directory are synced before a put returns, because the
-//! local copy of the data goes after publish. Invariants: 8, 19 (length of every body is checked here).
+//! A local directory is as durable as a bucket must be: file and directory are synced before a put returns,
+//! because the local copy of the data goes after publish. Invariants: 8, 19 (length of every body is checked
+//! here).
 
 use std::error::Error as _;
 use std::ops::Range;
@@ -39,8 +42,9 @@ pub struct OpenError {
 }
 
 impl Store {
-    /// Opens `file:///DIR` (created when missing) or `s3://BUCKET/PREFIX`, the latter with credentials and region from
-    /// the usual `AWS_*` variables and, if given, another endpoint. Makes no request yet: see [`crate::probe`].
+    /// Opens `file:///DIR` (created when missing) or `s3://BUCKET/PREFIX`, the latter with credentials and
+    /// region from the usual `AWS_*` variables and, if given, another endpoint. Makes no request yet: see
+    /// [`crate::probe`].
     ///
     /// # Errors
     /// A URL that is neither, a directory that cannot be made, settings that the client refuses.
@@ -211,12 +215,14 @@ impl Bucket for ObjectBucket {
     }
 }
 
-/// Sorts a client error into what the lanes act on. The crate keeps the HTTP status inside private types, so the text
-/// of the cause is read for it; a test per kind holds that reading.
+/// Sorts a client error into what the lanes act on. The crate keeps the HTTP status inside private types, so
+/// the text of the cause is read for it; a test per kind holds that reading.
 fn fault(error: Error) -> Fault {
     let text = one_line(&error);
     let kind = match &error {
         _ if text.contains("NoSuchBucket") => FaultKind::NoBucket,
+        // Where the client looks for credentials when it was given none.
+        _ if text.contains("169.254.169.254") => FaultKind::Denied,
         Error::NotFound { .. } => FaultKind::NotFound,
         Error::AlreadyExists { .. } => FaultKind::Exists,
         Error::Precondition { .. } | Error::NotModified { .. } => FaultKind::Changed,
@@ -225,7 +231,24 @@ fn fault(error: Error) -> Fault {
         Error::InvalidPath { .. } | Error::JoinError { .. } => FaultKind::Other,
         _ => deeper(&error, &text),
     };
-    Fault { kind, message: text }
+    Fault { kind, message: brief(&text) }
+}
+
+/// What the store itself said, if it said something; else the client's words, at most 300 characters.
+fn brief(text: &str) -> String {
+    if text.contains("169.254.169.254") {
+        return "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".to_string();
+    }
+    let tag = |name: &str| {
+        let inside = text.split_once(&format!("<{name}>"))?.1;
+        Some(inside.split_once(&format!("</{name}>"))?.0)
+    };
+    let said = match (tag("Code"), tag("Message")) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_string(),
+        (None, _) => text.to_string(),
+    };
+    said.chars().take(300).collect()
 }
 
 fn deeper(error: &Error, text: &str) -> FaultKind {
@@ -253,7 +276,7 @@ fn deeper(error: &Error, text: &str) -> FaultKind {
     }
 }
 
-/// The error and its causes without line breaks, at most 400 characters.
+/// The error and its causes without line breaks.
 fn one_line(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -264,11 +287,7 @@ fn one_line(error: &Error) -> String {
         }
         cause = inner.source();
     }
-    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((at, _)) = line.char_indices().nth(400) {
-        line.truncate(at);
-    }
-    line
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -144,7 +144,8 @@ pub fn tier_over(bucket: Arc<MemoryBucket>, store: Store) -> Tier {
     Tier { bucket, store, port, names, pages, mirror, offloader, reader, tp, topic }
 }
 
-/// The record at an offset: its timestamp rises by 1,000 per offset, every 7th has no key, every 11th no value.
+/// The record at an offset: its timestamp rises by 1,000 per offset, every 7th has no key, every 11th no
+/// value.
 pub fn record(offset: Offset, value_bytes: usize) -> Record {
     let key = (offset % 7 != 0).then(|| format!("key-{}", offset % 100).into_bytes());
     let value = (offset % 11 != 0).then(|| {

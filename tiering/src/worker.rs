@@ -1,8 +1,9 @@
-//! Threads for sealing, below everything else in priority: sealing is a second's worth of computing per segment and must
-//! not slow a produce on the same cores. A thread makes its buffers with the
+//! Threads for sealing, below everything else in priority: sealing is a second's worth of computing per
+//! segment and must not slow a produce on the same cores. A thread makes its buffers with the
 //! first segment, keeps them for the next, and gives them up when it has been idle.
 //!
-//! Must not touch the async runtime. Invariants: 15, 16 (the queue is bounded; who finds it full waits for a place).
+//! Must not touch the async runtime. Invariants: 15, 16 (the queue is bounded; who finds it full waits for a
+//! place).
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! A bucket in memory, with faults on demand: 503, a write applied but timed out, a stall, a truncated body under 200,
-//! a 404 after the write. For tests and simulation; never behind a served broker.
+//! A bucket in memory, with faults on demand: 503, a write applied but timed out, a stall, a truncated body
+//! under 200, a 404 after the write. For tests and simulation; never behind a served broker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;

@@ -1,7 +1,8 @@
-//! What a lane may do and when: token buckets, pauses between attempts, and the deadline. Pure; the caller brings the
-//! time (monotonic microseconds) and the random bits.
+//! What a lane may do and when: token buckets, pauses between attempts, and the deadline. Pure; the caller
+//! brings the time (monotonic microseconds) and the random bits.
 //!
-//! Must not sleep, count or know what is requested. Invariants: 13, 16 (every retry is bounded, by the deadline).
+//! Must not sleep, count or know what is requested. Invariants: 13, 16 (every retry is bounded, by the
+//! deadline).
 
 /// Uploads, reads and housekeeping have separate budgets so that none can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +30,8 @@ impl Lane {
     }
 }
 
-/// A token bucket that may go into debt: one large request is let through and the next ones wait for it to be paid.
+/// A token bucket that may go into debt: one large request is let through and the next ones wait for it to be
+/// paid.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     per_s: u64,
@@ -82,8 +84,9 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause before attempt `attempt + 1` (attempts count from 1), or None when it would end past `left_ms`.
-    /// `random` is any 32 random bits. Half of the pause is fixed so that a burst does not come straight back.
+    /// The pause before attempt `attempt + 1` (attempts count from 1), or None when it would end past
+    /// `left_ms`. `random` is any 32 random bits. Half of the pause is fixed so that a burst does not come
+    /// straight back.
     pub fn pause_ms(&self, attempt: u32, random: u32, left_ms: u64) -> Option<u64> {
         assert!(attempt > 0, "attempts count from 1");
         let doubled = self.first_ms.saturating_mul(1u64 << (attempt - 1).min(20));

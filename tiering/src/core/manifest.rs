@@ -1,22 +1,24 @@
 //! One partition's manifest: the list of its objects in the bucket, and the only truth about what is tiered.
 //!
-//! It holds the newest objects inline, older ones in immutable *pages* in the bucket, and what is being retired. Pages
-//! form levels like the digits of a counter: 64 objects make a page of level 0, 32 pages of one level make a page of the
-//! next, so the state kept in Raft is O(log objects) (under 64 KiB at 100,000 objects; a test holds it).
+//! It holds the newest objects inline, older ones in immutable *pages* in the bucket, and what is being
+//! retired. Pages form levels like the digits of a counter: 64 objects make a page of level 0, 32 pages of
+//! one level make a page of the next, so the state kept in Raft is O(log objects) (under 64 KiB at 100,000
+//! objects; a test holds it).
 //!
 //! ```text
 //!   oldest                                                          newest
 //!   [level 2 page][level 1 page][level 1 page][level 0 page][object][object] tiered_end
 //! ```
 //!
-//! A page never changes. When retention eats into the oldest page, its reference here is trimmed (`start` and `totals`
-//! say what of it is still listed) until nothing is left of it.
+//! A page never changes. When retention eats into the oldest page, its reference here is trimmed (`start` and
+//! `totals` say what of it is still listed) until nothing is left of it.
 //!
-//! `tiered_end` follows `log_start`: when DeleteRecords or retention lifts `log_start` over what was tiered, the next
-//! object starts there. Gaps between objects are therefore legal below `log_start` and nowhere else.
+//! `tiered_end` follows `log_start`: when DeleteRecords or retention lifts `log_start` over what was tiered,
+//! the next object starts there. Gaps between objects are therefore legal below `log_start` and nowhere else.
 //!
-//! Must not: read a clock, a file or the bucket; change except through [`Manifest::apply`] of a decided [`edit::Outcome`].
-//! Invariants: 6 (generation only grows), 8 (upload ids unique), 9, 10 (prune before sweep), 11 ([`Manifest::check`]), 13.
+//! Must not: read a clock, a file or the bucket; change except through [`Manifest::apply`] of a decided
+//! [`edit::Outcome`]. Invariants: 6 (generation only grows), 8 (upload ids unique), 9, 10 (prune before
+//! sweep), 11 ([`Manifest::check`]), 13.
 
 mod apply;
 mod check;
@@ -142,7 +144,8 @@ pub struct Manifest {
     pub log_start: Offset,
     /// Everything below is either in the tier or below `log_start`. Never below `log_start`.
     pub tiered_end: Offset,
-    /// Epochs of what is tiered, oldest first, trimmed with `log_start`, at most `MANIFEST_EPOCHS_MAX` (the newest).
+    /// Epochs of what is tiered, oldest first, trimmed with `log_start`, at most `MANIFEST_EPOCHS_MAX` (the
+    /// newest).
     pub epochs: Vec<EpochStart>,
     /// Oldest first; levels never grow towards the newer end.
     pub pages: Vec<PageRef>,

@@ -1,5 +1,5 @@
-//! Keys of everything the tier writes, and nothing else: pure text (invariant 8: every key carries its writer's
-//! generation and a unique id).
+//! Keys of everything the tier writes, and nothing else: pure text (invariant 8: every key carries its
+//! writer's generation and a unique id).
 //!
 //! ```text
 //! <cluster>/<topic>/<topic-id>/partition=<p>/<start:020>-<end:020>-<epoch>-<upload id>.parquet
@@ -8,8 +8,8 @@
 //! <cluster>/_cluster/<name>.json
 //! <cluster>/_probe/<upload id>
 //! ```
-//! All stand below the prefix of the store's URL, which only the store knows. Names with a leading `_` are skipped by
-//! readers of hive-partitioned directories, and only objects end in `.parquet`.
+//! All stand below the prefix of the store's URL, which only the store knows. Names with a leading `_` are
+//! skipped by readers of hive-partitioned directories, and only objects end in `.parquet`.
 
 use highwater_model::{LeaderEpoch, Offset, TopicId};
 use uuid::Uuid;

@@ -1,4 +1,5 @@
-//! Plans over a manifest and its pages: when to spill what, where to go on in a page, what of a page is dead. Pure.
+//! Plans over a manifest and its pages: when to spill what, where to go on in a page, what of a page is dead.
+//! Pure.
 //!
 //! Must not load pages: `pages.rs` does and asks again. Invariants: 11, 16 (the inline state stays bounded).
 
@@ -15,7 +16,8 @@ pub struct SpillPlan {
     pub nodes: Vec<Node>,
 }
 
-/// The spill that is due, if any: the oldest inline objects first, then the oldest pages of a level that has many.
+/// The spill that is due, if any: the oldest inline objects first, then the oldest pages of a level that has
+/// many.
 pub fn spill_due(manifest: &Manifest) -> Option<SpillPlan> {
     if manifest.entries.len() >= MANIFEST_SPILL_AT_OBJECTS {
         let nodes: Vec<Node> =
@@ -54,7 +56,8 @@ pub fn may_hold(node: &Node, from: Offset, timestamp: i64) -> bool {
     node.end() > from && node.timestamps().1 >= timestamp
 }
 
-/// `page` as it is once everything below `from` is gone; `live` are its nodes from `from` on, as they are then.
+/// `page` as it is once everything below `from` is gone; `live` are its nodes from `from` on, as they are
+/// then.
 pub fn trimmed(page: &PageRef, from: Offset, live: &[Node]) -> Option<PageRef> {
     assert!(from < page.end, "something is left");
     let summary = Summary::of(live)?;

@@ -1,4 +1,5 @@
-//! Listing an uploaded object, whatever happens to the proposal; and spilling pages so that the list stays short.
+//! Listing an uploaded object, whatever happens to the proposal; and spilling pages so that the list stays
+//! short.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +39,8 @@ impl Offloader {
     ) -> Result<Arc<Manifest>, OffloadError> {
         let mut against = manifest;
         let mut last = String::new();
-        // The version that a proposal of unknown outcome named: while the manifest stands there it may still be applied.
+        // The version that a proposal of unknown outcome named: while the manifest stands there it may still
+        // be applied.
         let mut in_flight: Option<u64> = None;
         for _ in 0..OFFLOAD_PROPOSALS_MAX {
             let edit = Edit::Publish { object: entry.clone(), epochs: epochs.clone() };

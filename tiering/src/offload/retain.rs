@@ -1,9 +1,9 @@
 //! Lifting a partition's log start, and deleting what left its manifest.
 //!
-//! Prune before sweep: an object is deleted only after the committed manifest has stopped listing it and the grace has
-//! passed, which is longer than any read may take (invariant 10). Deletes go in bulk and are repeated after a crash; what
-//! is already gone counts as deleted. A page's file goes after everything that it lists, so a sweep that was cut short
-//! finds the rest.
+//! Prune before sweep: an object is deleted only after the committed manifest has stopped listing it and the
+//! grace has passed, which is longer than any read may take (invariant 10). Deletes go in bulk and are
+//! repeated after a crash; what is already gone counts as deleted. A page's file goes after everything that
+//! it lists, so a sweep that was cut short finds the rest.
 
 use std::sync::Arc;
 
@@ -30,8 +30,8 @@ pub struct Swept {
 }
 
 impl Offloader {
-    /// Raises the log start to `log_start` and retires what lies wholly below it. With the present log start it goes on
-    /// with what an earlier call had to leave because too much was retiring.
+    /// Raises the log start to `log_start` and retires what lies wholly below it. With the present log start
+    /// it goes on with what an earlier call had to leave because too much was retiring.
     pub async fn raise_log_start(
         &self,
         tp: TopicPartition,
@@ -113,8 +113,8 @@ impl Offloader {
         Ok(Swept { files, entries: 0 })
     }
 
-    /// Deletes everything of a partition whose topic was deleted: listed, retiring, and the mirror. Nothing may write to
-    /// it any more, and the grace since the deletion has passed.
+    /// Deletes everything of a partition whose topic was deleted: listed, retiring, and the mirror. Nothing
+    /// may write to it any more, and the grace since the deletion has passed.
     pub async fn delete_partition(
         &self,
         tp: TopicPartition,

@@ -151,8 +151,8 @@ async fn damage_gaps_and_nothing_else_stop_a_segment() {
     assert_eq!(error, OffloadError::Gap { tiered_end: 0, start: 10 });
 }
 
-/// Enough segments for pages of two levels; everything stays readable, retention eats into them, and the sweep leaves
-/// exactly what the manifest leads to.
+/// Enough segments for pages of two levels; everything stays readable, retention eats into them, and the
+/// sweep leaves exactly what the manifest leads to.
 #[tokio::test]
 async fn pages_are_spilled_read_pruned_and_swept() {
     let t = tier();

@@ -1,9 +1,10 @@
 //! Readers that go on where they stopped, and what is made ready for them.
 //!
-//! A stream is known by partition and next offset: Kafka consumers say no more. It holds the row group it is in, those
-//! fetched ahead, the next object opened ahead, and the next batches rebuilt ahead, all bounded: what is fetched ahead
-//! takes memory from a budget that is only tried, never waited for, and is given back when it is used or the reader has
-//! been silent for a while. Two readers at one offset share through the cache.
+//! A stream is known by partition and next offset: Kafka consumers say no more. It holds the row group it is
+//! in, those fetched ahead, the next object opened ahead, and the next batches rebuilt ahead, all bounded:
+//! what is fetched ahead takes memory from a budget that is only tried, never waited for, and is given back
+//! when it is used or the reader has been silent for a while. Two readers at one offset share through the
+//! cache.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
@@ -306,8 +307,8 @@ fn rebuild_ahead(
     stream.chunk = Some(AheadChunk { upload_id, offset, bytes_max, chunk });
 }
 
-/// Work that goes on by itself and whose result can be waited for. An error is told by None: the read that needs it
-/// tries by itself and gets its own error.
+/// Work that goes on by itself and whose result can be waited for. An error is told by None: the read that
+/// needs it tries by itself and gets its own error.
 fn coming<T: Clone + Send + Sync + 'static>(
     work: impl Future<Output = Option<T>> + Send + 'static,
 ) -> Coming<T> {

@@ -91,6 +91,17 @@ fn client_errors_are_sorted_by_their_text() {
 }
 
 #[test]
+fn what_the_store_said_is_what_is_told() {
+    let body = "<Error><Code>InvalidAccessKeyId</Code><Message>No such key.</Message><Key>x</Key></Error>";
+    let said = fault(Error::PermissionDenied { path: "x".into(), source: body.into() });
+    assert_eq!(said.message, "InvalidAccessKeyId: No such key.");
+    let nowhere = "Error performing PUT http://169.254.169.254/latest/api/token in 1ms";
+    let none = fault(Error::Generic { store: "S3", source: nowhere.into() });
+    assert_eq!(none.kind, FaultKind::Denied);
+    assert!(none.message.contains("AWS_ACCESS_KEY_ID"), "{}", none.message);
+}
+
+#[test]
 fn a_bulk_delete_is_what_s3_takes() {
     assert_eq!(STORE_DELETE_KEYS_MAX, 1_000);
 }

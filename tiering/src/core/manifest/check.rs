@@ -1,5 +1,5 @@
-//! Invariant 11, executed: a manifest's ranges are contiguous, disjoint and increasing, and its totals are the sums of
-//! what it lists. Runs at every edit and at every load.
+//! Invariant 11, executed: a manifest's ranges are contiguous, disjoint and increasing, and its totals are
+//! the sums of what it lists. Runs at every edit and at every load.
 
 use highwater_model::Offset;
 use highwater_model::limits::{

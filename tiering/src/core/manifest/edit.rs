@@ -1,8 +1,10 @@
-//! The edits of a manifest and the decision whether one may be applied: a pure function of (manifest, request, now).
+//! The edits of a manifest and the decision whether one may be applied: a pure function of (manifest,
+//! request, now).
 //!
-//! An edit names the version it was made against and the writer's leader epoch. Stale, overlapping, gapped, empty and
-//! repeated ones are refused, each by its own [`Refusal`], and a refused edit has changed nothing. The retry of a publish
-//! that had gone through is told apart (`AlreadyPublished`), so that an unknown outcome can be settled.
+//! An edit names the version it was made against and the writer's leader epoch. Stale, overlapping, gapped,
+//! empty and repeated ones are refused, each by its own [`Refusal`], and a refused edit has changed nothing.
+//! The retry of a publish that had gone through is told apart (`AlreadyPublished`), so that an unknown
+//! outcome can be settled.
 //!
 //! Must not: change the manifest (`apply.rs` does, from an [`Outcome`] only). Invariants: 6, 8, 10, 11, 13.
 
@@ -19,13 +21,14 @@ use super::{EpochStart, Manifest, Node, ObjectEntry, PageRef, Retired, Totals};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Edit {
-    /// List a new object at `tiered_end`, with the leader epochs of its offsets (the first may start below it).
+    /// List a new object at `tiered_end`, with the leader epochs of its offsets (the first may start below
+    /// it).
     Publish { object: ObjectEntry, epochs: Vec<EpochStart> },
     /// Put one object in the place of neighbouring inline ones that cover the same range; retires them.
     Replace { removed: Vec<Uuid>, object: ObjectEntry },
-    /// Lift `log_start` and retire what lies wholly below it, oldest first, as far as the retiring list has room; repeat
-    /// it with the same `log_start` to go on. `head`: what to take from the oldest page that `log_start` cuts through,
-    /// in offset order, as its proposer read it from the page (may be empty).
+    /// Lift `log_start` and retire what lies wholly below it, oldest first, as far as the retiring list has
+    /// room; repeat it with the same `log_start` to go on. `head`: what to take from the oldest page that
+    /// `log_start` cuts through, in offset order, as its proposer read it from the page (may be empty).
     Prune { log_start: Offset, head: Vec<Node> },
     /// Replace the oldest inline objects, or the oldest run of pages of one level, by a page that lists them.
     Spill { page: PageRef },
@@ -101,7 +104,8 @@ pub(super) enum Change {
     Swept { upload_ids: Vec<Uuid> },
 }
 
-/// What a prune takes away: `pages` and `entries` from the front, and the trimmed form of the first page that stays.
+/// What a prune takes away: `pages` and `entries` from the front, and the trimmed form of the first page that
+/// stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PrunePlan {
     pub log_start: Offset,
@@ -143,7 +147,8 @@ impl Manifest {
         Ok(Outcome { at_ms: now_ms, leader_epoch: request.leader_epoch, from_version: self.version, change })
     }
 
-    /// The manifest after `request`, checked (invariant 11). What a Raft state machine calls when it applies an entry.
+    /// The manifest after `request`, checked (invariant 11). What a Raft state machine calls when it applies
+    /// an entry.
     pub fn edited(&self, now_ms: i64, request: &EditRequest) -> Result<Manifest, Refusal> {
         let outcome = self.decide(now_ms, request)?;
         let mut next = self.clone();

@@ -30,7 +30,8 @@ pub(super) fn object(start: Offset, end: Offset, epoch: LeaderEpoch, upload: u12
     }
 }
 
-/// The page of level 0 over the `count` oldest inline objects, or of level n over `count` pages of level n - 1.
+/// The page of level 0 over the `count` oldest inline objects, or of level n over `count` pages of level n -
+/// 1.
 pub(super) fn page(
     m: &Manifest,
     level: u8,
@@ -172,7 +173,8 @@ impl Script {
     }
 }
 
-/// Runs every transcript. `HIGHWATER_GOLDEN=write` writes the answers instead, to be read before they are committed.
+/// Runs every transcript. `HIGHWATER_GOLDEN=write` writes the answers instead, to be read before they are
+/// committed.
 #[test]
 fn transcripts() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/core/manifest/golden");
