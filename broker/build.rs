@@ -1,4 +1,5 @@
-//! Generates the gRPC code from `proto/` with a protobuf compiler written in Rust, so that no `protoc` is needed.
+//! Generates the gRPC code from `proto/` with a protobuf compiler written in Rust, so that no `protoc` is
+//! needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

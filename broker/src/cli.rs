@@ -1,8 +1,8 @@
 //! The command line, a contract: names and meanings of commands and flags are kept.
 //!
-//! Owns: parsing, exit codes (0 done, 1 could not, 2 wrong usage) and the form of errors: one line on standard error
-//! that says what is wrong and what to do. Must not: contain broker logic; every command but `serve` and `demo` is a
-//! client of a running node. Only commands that work are listed.
+//! Owns: parsing, exit codes (0 done, 1 could not, 2 wrong usage) and the form of errors: one line on
+//! standard error that says what is wrong and what to do. Must not: contain broker logic; every command but
+//! `serve` and `demo` is a client of a running node. Only commands that work are listed.
 
 mod connect;
 mod consume;

@@ -1,7 +1,7 @@
 //! A small Kafka client for the command line: one connection per broker, one request at a time on each.
 //!
-//! Owns: bootstrap, version negotiation, metadata and the retry rule of the commands. Must not: be used by the broker
-//! itself, keep threads or tasks of its own, or buffer without bound: an answer is limited by
+//! Owns: bootstrap, version negotiation, metadata and the retry rule of the commands. Must not: be used by
+//! the broker itself, keep threads or tasks of its own, or buffer without bound: an answer is limited by
 //! `limits::CLIENT_RESPONSE_BYTES_MAX`, every call by a deadline (invariant 16).
 
 pub mod connection;
@@ -51,8 +51,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the cluster that one of `bootstrap` (`HOST:PORT`, separated by commas) belongs to. Nothing is
-    /// connected yet.
+    /// A client of the cluster that one of `bootstrap` (`HOST:PORT`, separated by commas) belongs to. Nothing
+    /// is connected yet.
     pub fn new(bootstrap: &str, timeout: Duration) -> Result<Client, ClientError> {
         let bootstrap: Vec<String> =
             bootstrap.split(',').map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
@@ -120,7 +120,8 @@ impl Client {
         Ok(response.topics.into_iter().map(topic_metadata).collect())
     }
 
-    /// Metadata of one topic whose partitions all have a leader; waits for a topic that is just being created.
+    /// Metadata of one topic whose partitions all have a leader; waits for a topic that is just being
+    /// created.
     pub async fn topic(&mut self, name: &str, auto_create: bool) -> Result<TopicMetadata, ClientError> {
         let deadline = tokio::time::Instant::now() + self.timeout;
         loop {

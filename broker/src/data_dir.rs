@@ -1,7 +1,7 @@
 //! The data directory belongs to one process of one node of one cluster, and remembers which.
 //!
-//! Owns `lock` (held while the process lives) and `identity.json`. Must not: touch what is in the directory otherwise.
-//! Invariant 18: the identity file carries its format's version.
+//! Owns `lock` (held while the process lives) and `identity.json`. Must not: touch what is in the directory
+//! otherwise. Invariant 18: the identity file carries its format's version.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! The gRPC door: administration of this node (`proto/highwater/v1/admin.proto`, docs/format.md "gRPC").
 //!
-//! Owns the service and its server. Must not hold a call without a deadline, or let clients send large messages
-//! (invariant 16). The command line is one of its clients.
+//! Owns the service and its server. Must not hold a call without a deadline, or let clients send large
+//! messages (invariant 16). The command line is one of its clients.
 
 mod admin;
 

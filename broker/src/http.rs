@@ -1,7 +1,7 @@
 //! The HTTP door: `/metrics` (OpenMetrics text), `/healthz` (the process is alive), `/readyz` (it can serve).
 //!
-//! Must not: hold a request for long, or let slow clients collect: connections are bounded in number and in age
-//! (invariant 16). What metrics need to know about the node is looked up when somebody asks.
+//! Must not: hold a request for long, or let slow clients collect: connections are bounded in number and in
+//! age (invariant 16). What metrics need to know about the node is looked up when somebody asks.
 
 use std::io;
 use std::net::SocketAddr;

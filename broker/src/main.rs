@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-// Request and fetch buffers of a MiB come and go all the time: mimalloc reuses them where glibc maps them anew.
+// Request and fetch buffers of a MiB come and go all the time: mimalloc reuses them where glibc maps them
+// anew.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,11 +1,10 @@
 //! Everything that the broker counts, and its rendering as OpenMetrics text.
 //!
-//! Owns: the registry and the names of the metrics (a contract with dashboards). Counters on hot paths are plain
-//! atomics found by index, never by hashing labels; what only needs to be known when somebody looks (log sizes,
-//! backlog, store and cache totals, the process) is set by the caller of [`Metrics::render`] just before rendering, so
-//! an idle broker does no work for its metrics.
-//! Must not: hold labels whose number grows with clients or records. Partitions in alarm are the only per-partition
-//! labels, and those are capped.
+//! Owns: the registry and the names of the metrics (a contract with dashboards). Counters on hot paths are
+//! plain atomics found by index, never by hashing labels; what only needs to be known when somebody looks
+//! (log sizes, backlog, store and cache totals, the process) is set by the caller of [`Metrics::render`] just
+//! before rendering, so an idle broker does no work for its metrics. Must not: hold labels whose number grows
+//! with clients or records. Partitions in alarm are the only per-partition labels, and those are capped.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -297,7 +296,8 @@ fn latency_histogram() -> Histogram {
     Histogram::new([0.0001, 0.0004, 0.0016, 0.0064, 0.0256, 0.1024, 0.4096, 1.6384, 6.5536, 26.2144])
 }
 
-/// Ticks per second in `/proc/PID/stat`: fixed at 100 for user space on Linux, whatever the kernel's own rate.
+/// Ticks per second in `/proc/PID/stat`: fixed at 100 for user space on Linux, whatever the kernel's own
+/// rate.
 const CPU_TICKS_PER_SECOND: f64 = 100.0;
 
 /// Resident bytes and CPU seconds of this process, from `/proc`; none where there is no such thing.

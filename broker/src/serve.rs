@@ -1,8 +1,8 @@
 //! Starting and stopping a node: the order in which its parts come up, the `ready` line, signals, draining.
 //!
-//! Up: data directory, listeners bound, coordinator, object store, node, then the doors open. Down: the doors close,
-//! requests in flight end, logs are flushed and closed clean, then the coordinator. Nothing here outlives its
-//! deadline, and an error at start is one line that says what to do.
+//! Up: data directory, listeners bound, coordinator, object store, node, then the doors open. Down: the doors
+//! close, requests in flight end, logs are flushed and closed clean, then the coordinator. Nothing here
+//! outlives its deadline, and an error at start is one line that says what to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -196,8 +196,8 @@ async fn register(
     coordinator.register_broker(registration).await.map(|_| ()).map_err(ServeError::Register)
 }
 
-/// Opens the store and proves what it can do. A store that is away does not keep a node from starting again: produce
-/// and hot reads need none; but the first start refuses, because the address may be wrong.
+/// Opens the store and proves what it can do. A store that is away does not keep a node from starting again:
+/// produce and hot reads need none; but the first start refuses, because the address may be wrong.
 async fn open_store(settings: &Settings, names: &Names, is_first_start: bool) -> Result<Store, ServeError> {
     let lane = |concurrency: usize, bytes_per_s: u64| LaneSettings {
         concurrency,

@@ -1,10 +1,10 @@
-//! The broker's settings: one table from which the flags of `serve`, the environment variables, the keys of the
-//! configuration file and the printed reference all come.
+//! The broker's settings: one table from which the flags of `serve`, the environment variables, the keys of
+//! the configuration file and the printed reference all come.
 //!
-//! Owns: the table, precedence (flag > environment > file > default) and every check that needs no disk or network.
-//! Must not: read the environment or a file by itself except in [`Settings::load`]; hold secrets (S3 credentials come
-//! from the `AWS_*` variables and are never settings). Settings are data: nothing here starts anything.
-//! Invariant 16: a bound that is not in `model/limits.rs` stands here.
+//! Owns: the table, precedence (flag > environment > file > default) and every check that needs no disk or
+//! network. Must not: read the environment or a file by itself except in [`Settings::load`]; hold secrets (S3
+//! credentials come from the `AWS_*` variables and are never settings). Settings are data: nothing here
+//! starts anything. Invariant 16: a bound that is not in `model/limits.rs` stands here.
 
 mod parse;
 
@@ -276,7 +276,8 @@ impl Settings {
         Ok(())
     }
 
-    /// The URL of the object store, the default filled in. `data_dir` is made absolute against the working directory.
+    /// The URL of the object store, the default filled in. `data_dir` is made absolute against the working
+    /// directory.
     pub fn object_store_url(&self) -> String {
         self.object_store.clone().unwrap_or_else(|| {
             let dir = std::path::absolute(&self.data_dir).unwrap_or_else(|_| self.data_dir.clone());
@@ -293,7 +294,8 @@ impl Settings {
     }
 }
 
-/// The configuration file as field name -> text. Keys may be written with `-` or `_`; unknown ones are refused.
+/// The configuration file as field name -> text. Keys may be written with `-` or `_`; unknown ones are
+/// refused.
 pub fn parse_file(file: &str, text: &str) -> Result<BTreeMap<String, String>, SettingsError> {
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| SettingsError::File {
         file: file.to_owned(),

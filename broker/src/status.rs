@@ -1,4 +1,5 @@
-//! What the node is doing, put together when somebody asks: for `/metrics`, `/readyz` and `tier status|describe`.
+//! What the node is doing, put together when somebody asks: for `/metrics`, `/readyz` and `tier
+//! status|describe`.
 //!
 //! Reads only; nothing here is kept. Pure but for the look at the node.
 

@@ -29,7 +29,8 @@ pub struct ConsumeArgs {
     /// Start with this offset.
     #[arg(long, group = "start", value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     offset: Option<i64>,
-    /// Start with the first record of this time or later: Unix milliseconds, 2013-07-01, or 2013-07-01T12:00:00Z.
+    /// Start with the first record of this time or later: Unix milliseconds, 2013-07-01, or
+    /// 2013-07-01T12:00:00Z.
     #[arg(long, group = "start", value_name = "T", value_parser = parse_timestamp)]
     timestamp: Option<i64>,
     /// Stop after this many records.
@@ -41,7 +42,8 @@ pub struct ConsumeArgs {
     /// Write the key and SEP before each value.
     #[arg(long, value_name = "SEP")]
     key_separator: Option<String>,
-    /// table writes the values alone; json one object per line with partition, offset, timestamp, key, value, headers.
+    /// table writes the values alone; json one object per line with partition, offset, timestamp, key, value,
+    /// headers.
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
 }

@@ -1,4 +1,5 @@
-//! `highwater demo`: the main job on real data, by the script that `make demo` runs, which this binary carries along.
+//! `highwater demo`: the main job on real data, by the script that `make demo` runs, which this binary
+//! carries along.
 
 use std::path::PathBuf;
 use std::process::Command;

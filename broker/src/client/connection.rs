@@ -1,7 +1,7 @@
 //! One TCP connection to one broker: a request out, its answer in, one at a time.
 //!
-//! Must not trust the peer's length prefix (the buffer grows as bytes arrive), wait without a deadline, or be used
-//! again after an error in the middle of an exchange ([`Connection::is_broken`]).
+//! Must not trust the peer's length prefix (the buffer grows as bytes arrive), wait without a deadline, or be
+//! used again after an error in the middle of an exchange ([`Connection::is_broken`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -61,7 +61,8 @@ impl Connection {
         self.is_broken
     }
 
-    /// Sends `request` in the newest version that both sides know within `min..=max`, and waits for its answer.
+    /// Sends `request` in the newest version that both sides know within `min..=max`, and waits for its
+    /// answer.
     pub async fn call<R: Request>(
         &mut self,
         min: i16,

@@ -64,8 +64,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Finds where to start in each partition; `only` picks one. With `until_end`, [`Consumer::is_done`] turns true
-    /// once everything that was there at this moment has been read.
+    /// Finds where to start in each partition; `only` picks one. With `until_end`, [`Consumer::is_done`]
+    /// turns true once everything that was there at this moment has been read.
     pub async fn new(
         mut client: Client,
         topic: &str,

@@ -39,7 +39,8 @@ impl ClientError {
     }
 }
 
-/// An error of the answer `code` about `what`; code 0 is none. `message` is the broker's own text, if it gave one.
+/// An error of the answer `code` about `what`; code 0 is none. `message` is the broker's own text, if it gave
+/// one.
 pub fn error_code(code: i16, message: Option<&str>, what: &str) -> Result<(), ClientError> {
     if code == 0 {
         return Ok(());

@@ -143,7 +143,8 @@ async fn producer_id(client: &mut Client) -> Result<(i64, i16), ClientError> {
     }
 }
 
-/// The partition of a key, as Kafka's own clients choose it, so that records of one key stay together whoever sends.
+/// The partition of a key, as Kafka's own clients choose it, so that records of one key stay together whoever
+/// sends.
 pub fn partition_for_key(key: &[u8], partitions: usize) -> usize {
     let positive = murmur2(key) & 0x7fff_ffff;
     positive as usize % partitions.max(1)

@@ -1,5 +1,5 @@
-//! What the administration handlers share: views of the control plane's state in the protocol's types, and refusals as
-//! error codes. Pure but for [`follow`], which brings what was decided into effect on this node.
+//! What the administration handlers share: views of the control plane's state in the protocol's types, and
+//! refusals as error codes. Pure but for [`follow`], which brings what was decided into effect on this node.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

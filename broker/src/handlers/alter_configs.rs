@@ -71,7 +71,8 @@ pub fn altered_topic(state: &ClusterState, resource_type: i8, name: &str) -> Res
     Ok(topic.id)
 }
 
-/// Carries out the changes that could be read; one outcome for each. `keys` are the resources, in the same order.
+/// Carries out the changes that could be read; one outcome for each. `keys` are the resources, in the same
+/// order.
 pub async fn alter(
     node: &Arc<Node>,
     keys: &[(i8, String)],

@@ -1,5 +1,5 @@
-//! ApiVersions (KIP-35, KIP-511): exactly what is served, and nothing else. No feature is finalized: group and
-//! transaction protocols that features would announce are not served.
+//! ApiVersions (KIP-35, KIP-511): exactly what is served, and nothing else. No feature is finalized: group
+//! and transaction protocols that features would announce are not served.
 
 use std::sync::Arc;
 

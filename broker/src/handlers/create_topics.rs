@@ -1,5 +1,5 @@
-//! CreateTopics v2 to v7, and creating what a Metadata request asks for. The control plane judges; here is only what the
-//! request itself gets wrong.
+//! CreateTopics v2 to v7, and creating what a Metadata request asks for. The control plane judges; here is
+//! only what the request itself gets wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! FindCoordinator (KIP-699). Consumer groups and transactions are not served yet, so there is no coordinator to find:
-//! the answer is COORDINATOR_NOT_AVAILABLE, which clients take as "ask again later". A consumer that was assigned its
-//! partitions and told its offsets goes on reading (with auto-commit on, its close waits for a coordinator in vain).
-//! Naming this node instead makes librdkafka 2.16 crash: it does not expect a coordinator without OffsetFetch.
+//! FindCoordinator (KIP-699). Consumer groups and transactions are not served yet, so there is no coordinator
+//! to find: the answer is COORDINATOR_NOT_AVAILABLE, which clients take as "ask again later". A consumer that
+//! was assigned its partitions and told its offsets goes on reading (with auto-commit on, its close waits for
+//! a coordinator in vain). Naming this node instead makes librdkafka 2.16 crash: it does not expect a
+//! coordinator without OffsetFetch.
 
 use std::sync::Arc;
 

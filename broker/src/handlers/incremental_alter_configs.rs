@@ -1,4 +1,5 @@
-//! IncrementalAlterConfigs v0 and v1 (KIP-339): single settings set, returned to their default, or lists edited.
+//! IncrementalAlterConfigs v0 and v1 (KIP-339): single settings set, returned to their default, or lists
+//! edited.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! One parser per kind of setting. Each takes the text and answers the value or the reason why not, in words that
-//! tell what would be valid. Pure: no environment, disk or network.
+//! One parser per kind of setting. Each takes the text and answers the value or the reason why not, in words
+//! that tell what would be valid. Pure: no environment, disk or network.
 
 use std::fmt;
 use std::path::PathBuf;
