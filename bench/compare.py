@@ -64,6 +64,7 @@ class Bench:
             row["store_cpu_s"] = used[1]
         if row.get("bytes"):
             row["server_cpu_s_per_gb"] = used[0] / (row["bytes"] / 1e9)
+        # With a Java client this counts making its process too.
         row["strangers_cores"] = (servers.busy_seconds() - busy - sum(used) - row.get("client_cpu_s", 0)) / took
         row |= {"case": case, "system": name, "run": self.run, "memory": server.process.memory()}
         self.rows.append(row)
@@ -193,6 +194,11 @@ class Bench:
             for _ in range(2):  # the replay has warmed code and metadata; offsets are chosen anew
                 self.measure("first record at a cold offset, warm", name, server, lambda: self.client(
                     "first", server.bootstrap, "tiered", TOPIC_PARTITIONS, 8), tier)
+            if self.run == 0:  # 10 GB in all, once: what stays in memory
+                for _ in range(self.scaled(8, 1)):
+                    self.client("consume", server.bootstrap, "tiered", records)
+                self.rows.append({"case": "memory after 10 GB of replay", "system": name, "run": self.run,
+                                  "rss_mib": server.process.memory()["VmRSS"]})
             before = server.tier_bytes()
             self.create(server, "tiered-zstd", True, codec)
             self.client("produce", server.bootstrap, "tiered-zstd", records // 2, 1024, "all", "zstd")

@@ -1,40 +1,43 @@
-"""Turns recorded results into the table of bench/README.md: medians, [least-most], ratios, targets."""
+"""Turns recorded results into the tables of bench/README.md: medians, [least–most], ratios, targets."""
 
 import statistics
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
-# case prefix, figure, target for Highwater: (kind, bound), against the Kafka row of the same case.
+# systems (start of the name), case (start), figure, kind of bound, bound; "ratio" is against Kafka's row.
 TARGETS = [
-    ("produce 1024 B", "mb_s", ("ratio at least", 1.0)),
-    ("produce 1024 B", "server_cpu_s_per_gb", ("ratio at most", 1 / 3)),
-    ("produce 100 B", "mb_s", ("ratio at least", 1.0)),
-    ("produce 100 B", "server_cpu_s_per_gb", ("ratio at most", 1 / 3)),
-    ("latency", "p99_ms", ("ratio at most", 0.5)),
-    ("hot fetch", "mb_s", ("ratio at least", 1.0)),
-    ("hot fetch", "server_cpu_s_per_gb", ("ratio at most", 0.5)),
-    ("start to ready, empty", "ready_s", ("at most", 0.3)),
-    ("start to ready, 1,000 partitions", "ready_s", ("at most", 1.0)),
-    ("idle", "rss_mib", ("at most", 48)),
-    ("idle", "idle_cores_pct", ("at most", 0.5)),
+    ("highwater", "produce 1024 B", "mb_s", "ratio at least", 1.0),
+    ("highwater", "produce 1024 B", "server_cpu_s_per_gb", "ratio at most", 1 / 3),
+    ("highwater", "produce 100 B", "mb_s", "ratio at least", 1.0),
+    ("highwater", "produce 100 B", "server_cpu_s_per_gb", "ratio at most", 1 / 3),
+    ("highwater", "latency", "p99_ms", "ratio at most", 0.5),
+    ("highwater", "hot fetch", "mb_s", "ratio at least", 1.0),
+    ("highwater", "hot fetch", "server_cpu_s_per_gb", "ratio at most", 0.5),
+    ("highwater", "start to ready, empty", "ready_s", "at most", 0.3),
+    ("highwater", "start to ready, 1,000 partitions", "ready_s", "at most", 1.0),
+    ("highwater", "idle", "rss_mib", "at most", 48),
+    ("highwater", "idle", "idle_cores_pct", "at most", 0.5),
+    ("highwater-local", "replay from the tier, cold", "mb_s", "ratio at least", 1.0),
+    ("highwater-local", "replay from the tier, cold", "server_cpu_s_per_gb", "ratio at most", 2 / 3),
+    ("highwater-minio-zstd", "replay from the tier, cold", "mb_s", "at least", 300),
+    ("highwater-minio-lz4", "replay from the tier, cold", "mb_s", "at least", 350),
+    ("highwater-minio", "replay from the tier, cold", "server_cpu_s_per_gb", "at most", 2.2),
+    ("highwater-minio-zstd", "produce and seal", "server_cpu_s_per_gb", "at most", 14.5 / 2),
+    ("highwater-minio-lz4", "produce and seal", "server_cpu_s_per_gb", "at most", 14.5 / 3),
+    ("highwater-minio", "first record at a cold offset, warm", "median_ms", "at most", 30),
+    ("highwater-minio", "first record at a cold offset, after", "first_ms", "at most", 100),
+    ("highwater-local-zstd", "bytes in the tier, 1 KiB none", "tier_mb", "ratio at most", 0.25),
+    ("highwater-minio-zstd", "bytes in the tier, 1 KiB none", "tier_mb", "ratio at most", 0.25),
+    ("highwater-local-zstd", "bytes in the tier, zstd producer", "tier_mb", "ratio at most", 1.05),
+    ("highwater-minio-zstd", "bytes in the tier, zstd producer", "tier_mb", "ratio at most", 1.05),
+    ("highwater", "memory after", "rss_mib", "at most", 128 + 100),
 ]
-TIER_TARGETS = [
-    ("highwater-local", "replay from the tier, cold", "mb_s", ("ratio at least", 1.0)),
-    ("highwater-local", "replay from the tier, cold", "server_cpu_s_per_gb", ("ratio at most", 2 / 3)),
-    ("highwater-minio-zstd", "replay from the tier, cold", "mb_s", ("at least", 300)),
-    ("highwater-minio-lz4", "replay from the tier, cold", "mb_s", ("at least", 350)),
-    ("highwater-minio", "replay from the tier, cold", "server_cpu_s_per_gb", ("at most", 2.2)),
-    ("highwater-minio-zstd", "produce and seal", "server_cpu_s_per_gb", ("at most", 14.5 / 2)),
-    ("highwater-minio-lz4", "produce and seal", "server_cpu_s_per_gb", ("at most", 14.5 / 3)),
-    ("highwater-minio", "first record at a cold offset, warm", "median_ms", ("at most", 30)),
-    ("highwater-minio", "first record at a cold offset, after", "first_ms", ("at most", 100)),
-    ("highwater", "bytes in the tier, 1 KiB none", "tier_bytes", ("ratio at most", 0.25)),
-    ("highwater", "bytes in the tier, zstd producer", "tier_bytes", ("ratio at most", 1.05)),
-]
-FIGURES = {"mb_s": "MB/s", "records_s": "records/s", "server_cpu_s_per_gb": "broker CPU s/GB", "store_cpu_s": "MinIO CPU s",
-           "p50_ms": "p50 ms", "p99_ms": "p99 ms", "p999_ms": "p99.9 ms", "first_ms": "first ms", "median_ms": "median ms",
-           "max_ms": "most ms", "ready_s": "s", "rss_mib": "MiB", "idle_cores_pct": "% of a core", "tier_bytes": "bytes",
+FIGURES = {"mb_s": "MB/s", "server_cpu_s_per_gb": "broker CPU s/GB", "store_cpu_s": "MinIO CPU s", "p50_ms": "p50 ms",
+           "p99_ms": "p99 ms", "p999_ms": "p99.9 ms", "first_ms": "first ms", "median_ms": "median ms", "ready_s": "s",
+           "rss_mib": "RSS MiB", "idle_cores_pct": "% of a core", "tier_mb": "MB",
            "seconds_until_all_is_in_the_tier": "s until all is in the tier"}
+# Figures that say nothing of a case.
+LEFT_OUT = {("latency", "server_cpu_s_per_gb"), ("replay", "first_ms"), ("hot", "first_ms"), ("first", "store_cpu_s")}
 
 
 def number(value):
@@ -43,68 +46,91 @@ def number(value):
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def cell(values):
-    middle = number(statistics.median(values))
-    return middle if len(values) == 1 else f"**{middle}** [{number(min(values))}–{number(max(values))}]"
-
-
 def collect(rows):
     """(case, figure) -> system -> values; in order of first appearance."""
     table = {}
     for row in rows:
+        if "tier_bytes" in row:
+            row["tier_mb"] = row["tier_bytes"] / 1e6
         for figure in FIGURES:
-            if figure == "first_ms" and row["case"].startswith(("replay", "hot")):
-                continue
-            if isinstance(row.get(figure), (int, float)):
+            if isinstance(row.get(figure), (int, float)) and (row["case"].split()[0], figure) not in LEFT_OUT:
                 table.setdefault((row["case"], figure), {}).setdefault(row["system"], []).append(row[figure])
     return table
 
 
-def judged(case, figure, system, value, reference):
-    for prefix, wanted, target in TARGETS:
-        if case.startswith(prefix) and figure == wanted and system == "highwater":
-            return verdict(target, value, reference)
-    for start, prefix, wanted, target in TIER_TARGETS:
+def verdict(system, case, figure, value, reference):
+    """What the target is and whether it is met; None if there is none."""
+    for start, prefix, wanted, kind, bound in TARGETS:
         if system.startswith(start) and case.startswith(prefix) and figure == wanted:
-            return verdict(target, value, reference)
-    return ""
+            if kind.startswith("ratio"):
+                if not reference:
+                    return None
+                value, text = value / reference, f"{kind.removeprefix('ratio at ')} {bound:.2f}x"
+            else:
+                text = f"{kind.removeprefix('at ')} {number(bound)}"
+            return text, value >= bound if kind.endswith("least") else value <= bound
+    return None
 
 
-def verdict(target, value, reference):
-    kind, bound = target
-    if kind.startswith("ratio"):
-        if not reference:
-            return ""
-        value = value / reference
-        text = f"{kind.removeprefix('ratio ')} {bound:.2f} x Kafka"
-    else:
-        text = f"{kind} {number(bound)}"
-    met = value >= bound if kind.endswith("least") else value <= bound
-    return f"{text}: {'met' if met else '**missed**'}"
+def cell(values, reference, judged):
+    middle = statistics.median(values)
+    text = number(middle)
+    if len(values) > 1:
+        text = f"**{text}** [{number(min(values))}–{number(max(values))}]"
+    if reference:
+        text += f" {middle / reference:.2f}x"
+    if judged:
+        text += f" ({judged[0]}: {'met' if judged[1] else '**MISSED**'})"
+    return text
+
+
+def tables(results):
+    table = collect(results["rows"])
+    for shown in (("kafka", "highwater"), ("kafka-local", "highwater-local-zstd", "highwater-local-lz4",
+                                           "highwater-minio-zstd", "highwater-minio-lz4")):
+        rows = {key: systems for key, systems in table.items() if any(s in shown for s in systems)}
+        columns = [s for s in shown if any(s in systems for systems in rows.values())]
+        if not columns:
+            continue
+        yield "| case | figure | " + " | ".join(columns) + " |"
+        yield "|---|---|" + "---|" * len(columns)
+        for (case, figure), systems in rows.items():
+            # Kafka does not keep what it has read from its tier: its second replay is its cold one with warm code.
+            same = table.get((case.replace("replay from the tier, cold", "replay from the tier, again"), figure), systems)
+            kafka = next((statistics.median(v) for s, v in same.items() if s.startswith("kafka")), None)
+            cells = []
+            for system in columns:
+                values, own = systems.get(system), system.startswith("kafka")
+                judged = None if own or not values else verdict(system, case, figure, statistics.median(values), kafka)
+                cells.append(cell(values, None if own else kafka, judged) if values else "")
+            yield f"| {case} | {FIGURES[figure]} | " + " | ".join(cells) + " |"
+        yield ""
+
+
+def beside_sealing(table):
+    """How much slower producing is while segments are sealed and uploaded."""
+    alone = table.get(("produce 1024 B acks=all none librdkafka", "mb_s"), {}).get("highwater")
+    sealing = table.get(("produce and seal 1 KiB none", "mb_s"), {})
+    for system, values in sealing.items():
+        if alone and system.startswith("highwater"):
+            part = statistics.median(values) / statistics.median(alone)
+            yield (f"- {system}: produces {part:.2f} times as fast as without tier work "
+                   f"(least 0.85: {'met' if part >= 0.85 else '**MISSED**'})")
 
 
 def lines(results):
     about = results["about"]
     yield (f"{about['date']}, commit {about['revision']}: {about['cores']} cores ({about['cpu']}), Linux {about['kernel']}, "
            f"Kafka {about['kafka']} on JDK {about['java']} with 1 GiB heap, {about['runs']} runs taking turns; "
-           f"`{about['command']}`." + (" **Quick loads: these figures say nothing about speed.**" if about["quick"] else ""))
+           f"`{about['command']}`. Each cell: median, [least–most], times Kafka's, (target: met or missed).")
+    if about["quick"]:
+        yield "\n**Quick loads: these figures say nothing about speed.**"
     yield ""
-    yield "| case | figure | system | median [least–most] | x Kafka | target |"
-    yield "|---|---|---|---|---|---|"
-    table = collect(results["rows"])
-    for (case, figure), systems in table.items():
-        # Kafka does not keep what it has read from its tier: its second replay is its cold one with warm code.
-        reference = table.get((case.replace("replay from the tier, cold", "replay from the tier, again"), figure), systems)
-        kafka = next((statistics.median(v) for s, v in reference.items() if s.startswith("kafka")), None)
-        for system, values in systems.items():
-            middle = statistics.median(values)
-            own = system.startswith("kafka")
-            ratio = f"{middle / kafka:.2f}" if kafka and not own else ""
-            target = "" if own else judged(case, figure, system, middle, kafka)
-            yield f"| {case} | {FIGURES[figure]} | {system} | {cell(values)} | {ratio} | {target} |"
+    yield from tables(results)
+    yield from beside_sealing(collect(results["rows"]))
+    yield ""
     strange = [r["strangers_cores"] for r in results["rows"] if "strangers_cores" in r]
     if strange:
-        yield ""
         yield (f"Other processes used {statistics.median(strange):.2f} cores in the middle measurement, "
                f"{max(strange):.2f} in the worst.")
 

@@ -77,7 +77,14 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let cluster_id = coordinator.cluster_id();
     data_dir.check(&cluster_id)?;
     let names = Names::new(&cluster_id).map_err(ServeError::ClusterId)?;
-    let store = open_store(&settings, &names, data_dir.is_new()).await?;
+    let store = match open_store(&settings, &names, data_dir.is_new()).await {
+        Ok(store) => store,
+        Err(error) => {
+            // Ended in order, Raft has nothing to complain of: the error stays the one line that says what is wrong.
+            coordinator.close().await;
+            return Err(error);
+        }
+    };
     data_dir.claim(settings.node_id, &cluster_id)?;
     let advertised = doors.advertised(&settings);
     register(&coordinator, &settings, &advertised).await?;
