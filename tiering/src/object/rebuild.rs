@@ -177,7 +177,6 @@ impl Run<'_> {
             let whole = self.emit(decoded, writer);
             let end = (number + 1 == stripes.len()).then_some(self.group.end_offset);
             if !whole {
-                writer.close(None);
                 return Ok(());
             }
             let next = writer.close(end).expect("a stripe has records behind its start");
@@ -192,26 +191,41 @@ impl Run<'_> {
     }
 
     /// Writes the stripe's records from `next_offset` on; leaves the last batch open. Returns whether all were written,
-    /// else `next_offset` is the first that was not.
+    /// else the last batch is closed.
     fn emit(&mut self, mut stripe: Stripe<'_>, writer: &mut BatchWriter<'_>) -> bool {
         let first = stripe.row_for(self.next_offset);
         stripe.skip(first);
         for row in first..stripe.rows() {
-            let (key, value, headers) = stripe.next();
-            let record =
-                Framed { offset: stripe.offset(row), timestamp: stripe.timestamps[row], key, value, headers };
-            let budget = self.max_bytes.saturating_sub(writer.written());
-            if !writer.accepts(&record, REBUILT_BATCH_BYTES_MAX, budget) {
-                writer.close(None);
-                let bytes = record.bytes(record.offset, record.timestamp) + HEADER_BYTES;
-                if writer.written() > 0 && writer.written() + bytes > self.max_bytes {
-                    self.next_offset = record.offset;
-                    return false;
-                }
-                writer.open(record.offset, record.timestamp, kind_at(self.index, record.offset));
+            let headers = stripe.next_headers();
+            let (key, value) = stripe.next();
+            let record = Framed {
+                offset: stripe.offset(row),
+                timestamp: stripe.timestamps[row],
+                key,
+                value,
+                headers: headers.as_ref(),
+            };
+            if !writer.try_push(&record, REBUILT_BATCH_BYTES_MAX, self.max_bytes)
+                && !self.begin_batch(&record, writer)
+            {
+                return false;
             }
-            writer.push(&record);
         }
+        true
+    }
+
+    /// Closes the open batch and begins another with `record`, unless it does not fit into the budget any more.
+    #[inline(never)]
+    fn begin_batch(&mut self, record: &Framed<'_>, writer: &mut BatchWriter<'_>) -> bool {
+        if let Some(next) = writer.close(None) {
+            self.next_offset = next;
+        }
+        if writer.written() > 0 && writer.written() + record.bytes() + HEADER_BYTES > self.max_bytes {
+            return false;
+        }
+        writer.open(record.offset, record.timestamp, kind_at(self.index, record.offset));
+        let pushed = writer.try_push(record, REBUILT_BATCH_BYTES_MAX, self.max_bytes);
+        assert!(pushed, "the first record of a batch always fits");
         true
     }
 }

@@ -83,8 +83,6 @@ pub struct RecordHeaders<'a> {
 }
 
 impl<'a> RecordHeaders<'a> {
-    const NONE: RecordHeaders<'static> = RecordHeaders { count: 0, bytes: 0, from: None };
-
     #[inline(always)]
     pub fn count(&self) -> usize {
         self.count
@@ -176,14 +174,16 @@ impl<'a> Stripe<'a> {
         }
     }
 
-    /// Key, value and headers of the next row.
+    /// Key and value of the next row.
     #[inline(always)]
-    pub fn next(&mut self) -> (Option<&'a [u8]>, Option<&'a [u8]>, RecordHeaders<'a>) {
-        let headers = match &mut self.headers {
-            None => RecordHeaders::NONE,
-            Some(cursor) => cursor.next(),
-        };
-        (self.keys.next(), self.values.next(), headers)
+    pub fn next(&mut self) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
+        (self.keys.next(), self.values.next())
+    }
+
+    /// Headers of the next row; `None` in a stripe that has no headers at all.
+    #[inline(always)]
+    pub fn next_headers(&mut self) -> Option<RecordHeaders<'a>> {
+        self.headers.as_mut().map(HeaderCursor::next)
     }
 }
 
