@@ -22,6 +22,7 @@ use highwater_model::limits::{
 use highwater_model::{TopicId, TopicPartition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::bucket::Tag;
 use crate::core::lanes::Lane;
@@ -81,6 +82,14 @@ impl Content {
             Content::Cluster { version, .. } => *version,
         }
     }
+}
+
+/// What was found where a mirror is to be written.
+enum Look {
+    Nothing,
+    Older(Tag),
+    /// As new as what is to be written, or newer: nothing is left to do.
+    Newer,
 }
 
 #[derive(Debug, Default)]
@@ -212,7 +221,16 @@ impl Mirror {
         let (key, body) = self.key_and_body(document, content);
         let version = content.version();
         let deadline = deadline_in(OFFLOAD_STEP_MS_MAX);
-        let mut seen = self.state().written.get(document).map(|(_, tag)| tag.clone());
+        let known = self.state().written.get(document).map(|(_, tag)| tag.clone());
+        // After a start nothing is known: most often the document is there and as new, and one look settles it.
+        let mut seen = match known {
+            Some(tag) => Some(tag),
+            None => match self.look(document, &key, version, deadline).await? {
+                Look::Newer => return Ok(()),
+                Look::Older(tag) => Some(tag),
+                Look::Nothing => None,
+            },
+        };
         for _ in 0..MIRROR_ATTEMPTS_MAX {
             if let Some(result) = self.write_over(&key, &body, seen.as_ref(), deadline).await? {
                 self.counters.mirrored.add(1);
@@ -220,23 +238,37 @@ impl Mirror {
                 return Ok(());
             }
             // Someone else wrote, or we did and the answer was lost: look at what is there.
-            let (there, tag) =
-                match self.store.get(Lane::Housekeeping, &key, MIRROR_BYTES_MAX, deadline).await {
-                    Ok(found) => found,
-                    Err(e) if e.is_not_found() => {
-                        seen = None;
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                };
-            let stored: Option<Versioned> = serde_json::from_slice(&there).ok();
-            if let Some(stored) = stored.filter(|s| s.version >= version || s.format > MIRROR_FORMAT) {
-                self.state().written.insert(document.clone(), (stored.version.max(version), tag));
-                return Ok(());
-            }
-            seen = Some(tag);
+            seen = match self.look(document, &key, version, deadline).await? {
+                Look::Newer => return Ok(()),
+                Look::Older(tag) => Some(tag),
+                Look::Nothing => None,
+            };
         }
         Err(StoreError::Conflict { key })
+    }
+
+    /// What is stored under the document's key, compared with `version`.
+    async fn look(
+        &self,
+        document: &Document,
+        key: &str,
+        version: u64,
+        deadline: Instant,
+    ) -> Result<Look, StoreError> {
+        let (there, tag) = match self.store.get(Lane::Housekeeping, key, MIRROR_BYTES_MAX, deadline).await {
+            Ok(found) => found,
+            Err(e) if e.is_not_found() => return Ok(Look::Nothing),
+            Err(e) => return Err(e),
+        };
+        let stored: Option<Versioned> = serde_json::from_slice(&there).ok();
+        match stored.filter(|s| s.version >= version || s.format > MIRROR_FORMAT) {
+            Some(stored) => {
+                let as_new_as = stored.version.max(version);
+                self.state().written.insert(document.clone(), (as_new_as, tag));
+                Ok(Look::Newer)
+            }
+            None => Ok(Look::Older(tag)),
+        }
     }
 
     /// None when what is there is not what was `seen`.
@@ -245,7 +277,7 @@ impl Mirror {
         key: &str,
         body: &Bytes,
         seen: Option<&Tag>,
-        deadline: tokio::time::Instant,
+        deadline: Instant,
     ) -> Result<Option<Tag>, StoreError> {
         match self.store.put_over(key, body.clone(), seen, deadline).await {
             Ok(tag) => Ok(Some(tag)),

@@ -298,7 +298,7 @@ impl TierReader {
                 return Ok(None);
             }
         }
-        if let Some(chunk) = stream.rebuilt(place.entry.upload_id, offset, room.bytes()).await {
+        if let Some(chunk) = stream.rebuilt(place.entry.upload_id, offset, room).await {
             return Ok(Some(chunk));
         }
         let raw = match stream.group((place.entry.upload_id, group as u32)).await {

@@ -55,6 +55,10 @@ impl Offloader {
                 }
                 Err(e) => return Err(e.into()),
             };
+            let dead = manifest.nodes().next().is_some_and(|oldest| oldest.end() <= log_start);
+            if log_start == manifest.log_start && head.is_empty() && !dead {
+                break;
+            }
             let edit = Edit::Prune { log_start, head };
             let request = EditRequest { expected_version: manifest.version, leader_epoch, edit };
             match self.parts().port.propose(tp, request).await {
@@ -100,6 +104,8 @@ impl Offloader {
             match self.parts().port.propose(tp, request).await {
                 Ok(swept) => {
                     self.parts().mirror.note(tp, &topic, &swept);
+                    // There is room again for what an earlier prune had to leave.
+                    self.raise_log_start(tp, &topic.name, leader_epoch, swept.log_start).await?;
                     return Ok(Swept { files, entries });
                 }
                 Err(ProposeError::Refused(Refusal::StaleVersion { current, .. })) => {

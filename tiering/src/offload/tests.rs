@@ -173,7 +173,6 @@ async fn pages_are_spilled_read_pruned_and_swept() {
             assert_eq!(early.files, 0, "the grace has not passed");
             let swept = t.offloader.sweep(t.tp, "flights", 0, 120_000).await.expect("swept");
             assert!(swept.files > 0);
-            t.offloader.raise_log_start(t.tp, "flights", 0, log_start).await.expect("goes on");
         }
         assert_eq!(t.stored_keys(), t.known_keys().await, "log_start {log_start}");
         let m = t.manifest();

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::load::{Loader, group_key, units};
-use super::{Place, Scope};
+use super::{Place, Room, Scope};
 use crate::cache::{Chunk, GroupKey};
 use crate::core::manifest::Manifest;
 use crate::lane::deadline_in;
@@ -46,7 +46,6 @@ struct AheadObject {
 struct AheadChunk {
     upload_id: Uuid,
     offset: Offset,
-    bytes_max: usize,
     chunk: Coming<Arc<Chunk>>,
 }
 
@@ -99,18 +98,21 @@ impl Stream {
         self.current = Some((key, bytes));
     }
 
-    /// Batches that were rebuilt ahead for exactly this read.
+    /// Batches that were rebuilt ahead from this offset on, if they fit.
     pub(super) async fn rebuilt(
         &mut self,
         upload_id: Uuid,
         offset: Offset,
-        bytes_max: usize,
+        room: Room,
     ) -> Option<Arc<Chunk>> {
         let ahead = self.chunk.take()?;
-        if ahead.upload_id != upload_id || ahead.offset != offset || ahead.bytes_max > bytes_max {
+        if ahead.upload_id != upload_id || ahead.offset != offset {
             return None;
         }
-        ahead.chunk.await
+        ahead.chunk.await.filter(|chunk| match room {
+            Room::AtLeastOne(bytes) => chunk.batches <= 1 || chunk.bytes.len() <= bytes,
+            Room::Within(bytes) => chunk.bytes.len() <= bytes,
+        })
     }
 }
 
@@ -225,9 +227,8 @@ impl Streams {
         if group + depth >= groups {
             self.open_ahead(loader, &scope, manifest, stream, &place);
         }
-        if bytes_max <= TIER_AHEAD_REBUILT_BYTES_MAX {
-            rebuild_ahead(loader, &scope, stream, &place, group, next, bytes_max);
-        }
+        let bytes_max = bytes_max.min(TIER_AHEAD_REBUILT_BYTES_MAX);
+        rebuild_ahead(loader, &scope, stream, &place, group, next, bytes_max);
     }
 
     fn fetch_ahead(
@@ -304,7 +305,7 @@ fn rebuild_ahead(
         };
         loader.chunk(&scope, &place, group, raw, offset, bytes_max).await.ok()
     });
-    stream.chunk = Some(AheadChunk { upload_id, offset, bytes_max, chunk });
+    stream.chunk = Some(AheadChunk { upload_id, offset, chunk });
 }
 
 /// Work that goes on by itself and whose result can be waited for. An error is told by None: the read that
