@@ -17,8 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "minio-tests" / "clients"))
 
-WORDS = ("order shipment payment refund basket customer warehouse carrier terminal invoice pending accepted rejected "
-         "delivered berlin oslo madrid chicago nairobi standard express overnight fragile").split()
+WORDS = (
+    "order shipment payment refund basket customer warehouse carrier terminal invoice pending accepted rejected "
+    "delivered berlin oslo madrid chicago nairobi standard express overnight fragile"
+).split()
 
 
 def payloads(size, count, seed=1):
@@ -35,8 +37,13 @@ def payloads(size, count, seed=1):
                 break
             text = longer
         room = size - len(text) - 7
-        out.append((text[:-1] + ',"z":"' + "%0*x" % (room, rng.getrandbits(4 * room)) + '"}' if room > 0 else text[:-1]
-                    + " " * (room + 7) + "}").encode())
+        out.append(
+            (
+                text[:-1] + ',"z":"' + "%0*x" % (room, rng.getrandbits(4 * room)) + '"}'
+                if room > 0
+                else text[:-1] + " " * (room + 7) + "}"
+            ).encode()
+        )
     return out
 
 
@@ -53,11 +60,13 @@ def quantiles(values):
 
 def wait_for_topic(bootstrap, topic):
     from confluent_kafka import Producer
+
     Producer({"bootstrap.servers": bootstrap}).list_topics(topic, timeout=30)
 
 
 def produce(bootstrap, topic, records, size, acks, codec):
     from confluent_kafka import Producer
+
     records, size = int(records), int(size)
     values = payloads(size, min(records, 20_000))
     failures = []
@@ -66,10 +75,21 @@ def produce(bootstrap, topic, records, size, acks, codec):
         if error is not None:
             failures.append(str(error))
 
-    producer = Producer({"bootstrap.servers": bootstrap, "acks": acks, "compression.type": codec, "linger.ms": 5,
-                         "batch.size": 131072 if size < 500 else 1000000, "queue.buffering.max.messages": 500000,
-                         "queue.buffering.max.kbytes": 131072, "enable.idempotence": acks == "all"})
-    producer.produce(topic, values[0], on_delivery=delivered)  # connections, metadata and producer id are not timed
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "acks": acks,
+            "compression.type": codec,
+            "linger.ms": 5,
+            "batch.size": 131072 if size < 500 else 1000000,
+            "queue.buffering.max.messages": 500000,
+            "queue.buffering.max.kbytes": 131072,
+            "enable.idempotence": acks == "all",
+        }
+    )
+    producer.produce(
+        topic, values[0], on_delivery=delivered
+    )  # connections, metadata and producer id are not timed
     producer.flush(60)
     begun_cpu, begun, n, count = cpu(), time.monotonic(), 0, len(values)
     while n < records:
@@ -84,12 +104,19 @@ def produce(bootstrap, topic, records, size, acks, codec):
     took = time.monotonic() - begun
     if left or failures:
         sys.exit(f"{left} left, {len(failures)} failed: {failures[:1]}")
-    return {"records": records, "bytes": records * size, "seconds": took, "mb_s": records * size / took / 1e6,
-            "records_s": records / took, "client_cpu_s": cpu() - begun_cpu}
+    return {
+        "records": records,
+        "bytes": records * size,
+        "seconds": took,
+        "mb_s": records * size / took / 1e6,
+        "records_s": records / took,
+        "client_cpu_s": cpu() - begun_cpu,
+    }
 
 
 def latency(bootstrap, topic, seconds, rate, linger, acks):
     from confluent_kafka import Producer
+
     seconds, rate = float(seconds), int(rate)
     values, took = payloads(1024, 2000), []
     producer = Producer({"bootstrap.servers": bootstrap, "acks": acks, "linger.ms": float(linger)})
@@ -108,17 +135,31 @@ def latency(bootstrap, topic, seconds, rate, linger, acks):
             n += 1
         producer.poll(0.001)
     producer.flush(60)
-    kept = took[len(took) // 10:]  # the first tenth warms up
-    return {"records": total, "bytes": total * 1024, "seconds": time.monotonic() - begun,
-            "client_cpu_s": cpu() - begun_cpu, **quantiles(kept)}
+    kept = took[len(took) // 10 :]  # the first tenth warms up
+    return {
+        "records": total,
+        "bytes": total * 1024,
+        "seconds": time.monotonic() - begun,
+        "client_cpu_s": cpu() - begun_cpu,
+        **quantiles(kept),
+    }
 
 
 def consume(bootstrap, topic, records):
     from confluent_kafka import Consumer, TopicPartition
+
     records = int(records)
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "enable.auto.commit": False,
-                         "auto.offset.reset": "error", "fetch.queue.backoff.ms": 5, "queued.max.messages.kbytes": 131072,
-                         "check.crcs": False})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "bench",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "fetch.queue.backoff.ms": 5,
+            "queued.max.messages.kbytes": 131072,
+            "check.crcs": False,
+        }
+    )
     partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
     begun_cpu, begun = cpu(), time.monotonic()
     consumer.assign([TopicPartition(topic, p, 0) for p in partitions])
@@ -139,14 +180,22 @@ def consume(bootstrap, topic, records):
     took = time.monotonic() - begun
     used = cpu() - begun_cpu
     consumer.close()
-    return {"records": got, "bytes": size, "seconds": took, "mb_s": size / took / 1e6, "records_s": got / took,
-            "first_ms": first * 1e3, "client_cpu_s": used}
+    return {
+        "records": got,
+        "bytes": size,
+        "seconds": took,
+        "mb_s": size / took / 1e6,
+        "records_s": got / took,
+        "first_ms": first * 1e3,
+        "client_cpu_s": used,
+    }
 
 
 def first(bootstrap, topic, partitions, places):
     """Time from the request to the whole answer, for one fetch of up to 1 MiB at offsets not read before. A broker
     that is not ready for it yet (Kafka just after a restart) is asked again; the wait counts."""
     from rawkafka import Connection
+
     connection, times, rng, places = Connection(bootstrap), [], random.Random(time.time_ns()), int(places)
     ends = {p: connection.list_offset(topic, p, -1)[2] for p in range(int(partitions))}
     filled = [p for p, end in ends.items() if end > 0]
@@ -161,8 +210,12 @@ def first(bootstrap, topic, partitions, places):
         times.append(time.monotonic() - begun)
         if error or not data:
             sys.exit(f"fetch at {offset}: error {error}, {len(data)} bytes")
-    return {"first_ms": times[0] * 1e3, "median_ms": sorted(times)[len(times) // 2] * 1e3, "max_ms": max(times) * 1e3,
-            "all_ms": [round(t * 1e3, 2) for t in times]}
+    return {
+        "first_ms": times[0] * 1e3,
+        "median_ms": sorted(times)[len(times) // 2] * 1e3,
+        "max_ms": max(times) * 1e3,
+        "all_ms": [round(t * 1e3, 2) for t in times],
+    }
 
 
 def main():

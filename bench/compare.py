@@ -65,10 +65,14 @@ class Bench:
         if row.get("bytes"):
             row["server_cpu_s_per_gb"] = used[0] / (row["bytes"] / 1e9)
         # With a Java client this counts making its process too.
-        row["strangers_cores"] = (servers.busy_seconds() - busy - sum(used) - row.get("client_cpu_s", 0)) / took
+        row["strangers_cores"] = (
+            servers.busy_seconds() - busy - sum(used) - row.get("client_cpu_s", 0)
+        ) / took
         row |= {"case": case, "system": name, "run": self.run, "memory": server.process.memory()}
         self.rows.append(row)
-        shown = {k: round(v, 2) for k, v in row.items() if isinstance(v, float) and k not in ("strangers_cores",)}
+        shown = {
+            k: round(v, 2) for k, v in row.items() if isinstance(v, float) and k not in ("strangers_cores",)
+        }
         print(f"    {case:<34} {name:<22} {json.dumps(shown)}", flush=True)
         return row
 
@@ -83,34 +87,68 @@ class Bench:
         """Kafka's own ProducerPerformance."""
         payloads = servers.ROOT / "target" / "bench" / f"payloads-v2-{size}.txt"
         if not payloads.exists():
-            subprocess.run([sys.executable, str(HERE / "client.py"), "payloads", str(payloads), str(size), "20000"], check=True)
+            subprocess.run(
+                [sys.executable, str(HERE / "client.py"), "payloads", str(payloads), str(size), "20000"],
+                check=True,
+            )
         _, java = servers.newest_java()
         begun = os.times()
         done = subprocess.run(
-            [java, "-Xms512m", "-Xmx512m", "-cp", str(servers.ROOT / "target/kafka/lib/*"),
-             "org.apache.kafka.tools.ProducerPerformance", "--topic", topic, "--num-records", str(records),
-             "--payload-file", str(payloads), "--throughput", "-1", "--producer-props",
-             f"bootstrap.servers={server.bootstrap}", f"acks={acks}", f"compression.type={codec}", "linger.ms=5",
-             "batch.size=131072" if size >= 500 else "batch.size=65536", "buffer.memory=67108864"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            [
+                java,
+                "-Xms512m",
+                "-Xmx512m",
+                "-cp",
+                str(servers.ROOT / "target/kafka/lib/*"),
+                "org.apache.kafka.tools.ProducerPerformance",
+                "--topic",
+                topic,
+                "--num-records",
+                str(records),
+                "--payload-file",
+                str(payloads),
+                "--throughput",
+                "-1",
+                "--producer-props",
+                f"bootstrap.servers={server.bootstrap}",
+                f"acks={acks}",
+                f"compression.type={codec}",
+                "linger.ms=5",
+                "batch.size=131072" if size >= 500 else "batch.size=65536",
+                "buffer.memory=67108864",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         ended = os.times()
         lines = [line for line in done.stdout.splitlines() if "99.9th" in line]
         if done.returncode != 0 or not lines:
             raise RuntimeError(f"ProducerPerformance: {done.stdout[-800:]}")
         rate = float(lines[-1].split("records sent, ")[1].split(" records/sec")[0])
-        return {"records": records, "bytes": records * size, "records_s": rate, "mb_s": rate * size / 1e6,
-                "client_cpu_s": ended.children_user + ended.children_system - begun.children_user - begun.children_system}
+        return {
+            "records": records,
+            "bytes": records * size,
+            "records_s": rate,
+            "mb_s": rate * size / 1e6,
+            "client_cpu_s": ended.children_user
+            + ended.children_system
+            - begun.children_user
+            - begun.children_system,
+        }
 
     # --- setting the scene ----------------------------------------------------------------------------------
 
     def create(self, server, topic, tiered=False, codec=None, partitions=TOPIC_PARTITIONS):
         from confluent_kafka.admin import AdminClient, NewTopic
+
         admin = AdminClient({"bootstrap.servers": server.bootstrap, "log_level": 3})
         config = server.topic_config(tiered, codec)
         admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(60)
 
     def drop(self, server, topic):
         from confluent_kafka.admin import AdminClient
+
         admin = AdminClient({"bootstrap.servers": server.bootstrap, "log_level": 3})
         admin.delete_topics([topic])[topic].result(60)
 
@@ -143,22 +181,37 @@ class Bench:
     def plain(self):
         def body(name, server, _, __):
             self.create(server, "warm-up")
-            self.client("produce", server.bootstrap, "warm-up", self.scaled(300_000, 20_000), 1024, "all", "none")
+            self.client(
+                "produce", server.bootstrap, "warm-up", self.scaled(300_000, 20_000), 1024, "all", "none"
+            )
             for size, full, codecs in ((1024, 1_000_000, ("none", "lz4")), (100, 3_000_000, ("none", "lz4"))):
                 for acks in ("1", "all"):
                     for codec in codecs:
                         for client in ("librdkafka", "java"):
-                            self.produce_case(name, server, client, size, self.scaled(full, full // 25), acks, codec)
+                            self.produce_case(
+                                name, server, client, size, self.scaled(full, full // 25), acks, codec
+                            )
             self.create(server, "latency")
             seconds = self.scaled(20, 3)
             for rate, linger in ((10_000, 5), (1_000, 0)):
-                self.measure(f"latency {rate}/s linger {linger}", name, server, lambda r=rate, q=linger: self.client(
-                    "latency", server.bootstrap, "latency", seconds, r, q, "all"))
+                self.measure(
+                    f"latency {rate}/s linger {linger}",
+                    name,
+                    server,
+                    lambda r=rate, q=linger: self.client(
+                        "latency", server.bootstrap, "latency", seconds, r, q, "all"
+                    ),
+                )
             records = self.scaled(1_500_000, 60_000)
             self.create(server, "hot")
             self.client("produce", server.bootstrap, "hot", records, 1024, "all", "none")
             for _ in range(2):
-                self.measure("hot fetch", name, server, lambda: self.client("consume", server.bootstrap, "hot", records))
+                self.measure(
+                    "hot fetch",
+                    name,
+                    server,
+                    lambda: self.client("consume", server.bootstrap, "hot", records),
+                )
 
         self.each(PLAIN, body)
 
@@ -167,7 +220,9 @@ class Bench:
         if client == "java":
             load = lambda: self.java_produce(server, "produce", records, size, acks, codec)  # noqa: E731
         else:
-            load = lambda: self.client("produce", server.bootstrap, "produce", records, size, acks, codec)  # noqa: E731
+            load = lambda: self.client(
+                "produce", server.bootstrap, "produce", records, size, acks, codec
+            )  # noqa: E731
         self.measure(f"produce {size} B acks={acks} {codec} {client}", name, server, load)
         self.drop(server, "produce")
         time.sleep(1.5)  # deleting files is not part of the next case
@@ -177,34 +232,76 @@ class Bench:
 
         def body(name, server, tier, codec):
             self.create(server, "warm-up", True, codec)
-            self.client("produce", server.bootstrap, "warm-up", self.scaled(100_000, 20_000), 1024, "all", "none")
+            self.client(
+                "produce", server.bootstrap, "warm-up", self.scaled(100_000, 20_000), 1024, "all", "none"
+            )
             server.offload_all("warm-up")
             before = server.tier_bytes()
             self.create(server, "tiered", True, codec)
-            self.measure("produce and seal 1 KiB none", name, server,
-                         lambda: self.produce_and_seal(server, records, "none"), tier)
-            self.rows.append({"case": "bytes in the tier, 1 KiB none", "system": name, "run": self.run,
-                              "raw_bytes": records * 1024, "tier_bytes": server.tier_bytes() - before})
+            self.measure(
+                "produce and seal 1 KiB none",
+                name,
+                server,
+                lambda: self.produce_and_seal(server, records, "none"),
+                tier,
+            )
+            self.rows.append(
+                {
+                    "case": "bytes in the tier, 1 KiB none",
+                    "system": name,
+                    "run": self.run,
+                    "raw_bytes": records * 1024,
+                    "tier_bytes": server.tier_bytes() - before,
+                }
+            )
             server.restart()
-            self.measure("first record at a cold offset, after a restart", name, server, lambda: self.client(
-                "first", server.bootstrap, "tiered", TOPIC_PARTITIONS, 8), tier)
+            self.measure(
+                "first record at a cold offset, after a restart",
+                name,
+                server,
+                lambda: self.client("first", server.bootstrap, "tiered", TOPIC_PARTITIONS, 8),
+                tier,
+            )
             for place in ("cold", "again"):
-                self.measure(f"replay from the tier, {place}", name, server,
-                             lambda: self.client("consume", server.bootstrap, "tiered", records), tier)
+                self.measure(
+                    f"replay from the tier, {place}",
+                    name,
+                    server,
+                    lambda: self.client("consume", server.bootstrap, "tiered", records),
+                    tier,
+                )
             for _ in range(2):  # the replay has warmed code and metadata; offsets are chosen anew
-                self.measure("first record at a cold offset, warm", name, server, lambda: self.client(
-                    "first", server.bootstrap, "tiered", TOPIC_PARTITIONS, 8), tier)
+                self.measure(
+                    "first record at a cold offset, warm",
+                    name,
+                    server,
+                    lambda: self.client("first", server.bootstrap, "tiered", TOPIC_PARTITIONS, 8),
+                    tier,
+                )
             if self.run == 0:  # 10 GB in all, once: what stays in memory
                 for _ in range(self.scaled(8, 1)):
                     self.client("consume", server.bootstrap, "tiered", records)
-                self.rows.append({"case": "memory after 10 GB of replay", "system": name, "run": self.run,
-                                  "rss_mib": server.process.memory()["VmRSS"]})
+                self.rows.append(
+                    {
+                        "case": "memory after 10 GB of replay",
+                        "system": name,
+                        "run": self.run,
+                        "rss_mib": server.process.memory()["VmRSS"],
+                    }
+                )
             before = server.tier_bytes()
             self.create(server, "tiered-zstd", True, codec)
             self.client("produce", server.bootstrap, "tiered-zstd", records // 2, 1024, "all", "zstd")
             server.offload_all("tiered-zstd")
-            self.rows.append({"case": "bytes in the tier, zstd producer", "system": name, "run": self.run,
-                              "raw_bytes": records // 2 * 1024, "tier_bytes": server.tier_bytes() - before})
+            self.rows.append(
+                {
+                    "case": "bytes in the tier, zstd producer",
+                    "system": name,
+                    "run": self.run,
+                    "raw_bytes": records // 2 * 1024,
+                    "tier_bytes": server.tier_bytes() - before,
+                }
+            )
 
         self.each(TIER, body)
 
@@ -227,8 +324,10 @@ class Bench:
             def idle():
                 before = server.process.cpu()
                 time.sleep(seconds)
-                return {"idle_cores_pct": (server.process.cpu() - before) / seconds * 100,
-                        "rss_mib": server.process.memory()["VmRSS"]}
+                return {
+                    "idle_cores_pct": (server.process.cpu() - before) / seconds * 100,
+                    "rss_mib": server.process.memory()["VmRSS"],
+                }
 
             self.measure("idle", name, server, idle)
             for n in range(10):
@@ -248,11 +347,24 @@ def run(options):
     bench = Bench(options)
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, cwd=HERE).stdout.strip()
-    about = {"cores": os.cpu_count(), "cpu": cpu, "kernel": platform.release(), "java": servers.newest_java()[0],
-             "kafka": "4.3.1", "revision": revision, "quick": options.quick, "runs": options.runs,
-             "date": time.strftime("%Y-%m-%d"), "command": " ".join(["bench/compare.py", *sys.argv[1:]])}
+    cpu = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
+    )
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, cwd=HERE
+    ).stdout.strip()
+    about = {
+        "cores": os.cpu_count(),
+        "cpu": cpu,
+        "kernel": platform.release(),
+        "java": servers.newest_java()[0],
+        "kafka": "4.3.1",
+        "revision": revision,
+        "quick": options.quick,
+        "runs": options.runs,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["bench/compare.py", *sys.argv[1:]]),
+    }
     try:
         for bench.run in range(options.runs):
             for group in groups:
@@ -268,10 +380,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run")
-    running.add_argument("--quick", action="store_true", help="small loads: shows that it works, not how fast it is")
+    running.add_argument(
+        "--quick", action="store_true", help="small loads: shows that it works, not how fast it is"
+    )
     running.add_argument("--runs", type=int, default=3)
     running.add_argument("--only", help="groups, separated by commas")
-    running.add_argument("--systems", help="systems, separated by commas; a first word (kafka, highwater) takes all of its kind")
+    running.add_argument(
+        "--systems",
+        help="systems, separated by commas; a first word (kafka, highwater) takes all of its kind",
+    )
     running.add_argument("--out", default="bench/results/latest.json")
     commands.add_parser("report").add_argument("file")
     options = parser.parse_args()
@@ -279,6 +396,7 @@ def main():
         run(options)
     else:
         import report
+
         report.write(json.loads(Path(options.file).read_text()), HERE / "README.md")
 
 

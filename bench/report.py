@@ -32,12 +32,28 @@ TARGETS = [
     ("highwater-minio-zstd", "bytes in the tier, zstd producer", "tier_mb", "ratio at most", 1.05),
     ("highwater", "memory after", "rss_mib", "at most", 128 + 100),
 ]
-FIGURES = {"mb_s": "MB/s", "server_cpu_s_per_gb": "broker CPU s/GB", "store_cpu_s": "MinIO CPU s", "p50_ms": "p50 ms",
-           "p99_ms": "p99 ms", "p999_ms": "p99.9 ms", "first_ms": "first ms", "median_ms": "median ms", "ready_s": "s",
-           "rss_mib": "RSS MiB", "idle_cores_pct": "% of a core", "tier_mb": "MB",
-           "seconds_until_all_is_in_the_tier": "s until all is in the tier"}
+FIGURES = {
+    "mb_s": "MB/s",
+    "server_cpu_s_per_gb": "broker CPU s/GB",
+    "store_cpu_s": "MinIO CPU s",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "p999_ms": "p99.9 ms",
+    "first_ms": "first ms",
+    "median_ms": "median ms",
+    "ready_s": "s",
+    "rss_mib": "RSS MiB",
+    "idle_cores_pct": "% of a core",
+    "tier_mb": "MB",
+    "seconds_until_all_is_in_the_tier": "s until all is in the tier",
+}
 # Figures that say nothing of a case.
-LEFT_OUT = {("latency", "server_cpu_s_per_gb"), ("replay", "first_ms"), ("hot", "first_ms"), ("first", "store_cpu_s")}
+LEFT_OUT = {
+    ("latency", "server_cpu_s_per_gb"),
+    ("replay", "first_ms"),
+    ("hot", "first_ms"),
+    ("first", "store_cpu_s"),
+}
 
 
 def number(value):
@@ -86,8 +102,16 @@ def cell(values, reference, judged):
 
 def tables(results):
     table = collect(results["rows"])
-    for shown in (("kafka", "highwater"), ("kafka-local", "highwater-local-zstd", "highwater-local-lz4",
-                                           "highwater-minio-zstd", "highwater-minio-lz4")):
+    for shown in (
+        ("kafka", "highwater"),
+        (
+            "kafka-local",
+            "highwater-local-zstd",
+            "highwater-local-lz4",
+            "highwater-minio-zstd",
+            "highwater-minio-lz4",
+        ),
+    ):
         rows = {key: systems for key, systems in table.items() if any(s in shown for s in systems)}
         columns = [s for s in shown if any(s in systems for systems in rows.values())]
         if not columns:
@@ -96,12 +120,18 @@ def tables(results):
         yield "|---|---|" + "---|" * len(columns)
         for (case, figure), systems in rows.items():
             # Kafka does not keep what it has read from its tier: its second replay is its cold one with warm code.
-            same = table.get((case.replace("replay from the tier, cold", "replay from the tier, again"), figure), systems)
+            same = table.get(
+                (case.replace("replay from the tier, cold", "replay from the tier, again"), figure), systems
+            )
             kafka = next((statistics.median(v) for s, v in same.items() if s.startswith("kafka")), None)
             cells = []
             for system in columns:
                 values, own = systems.get(system), system.startswith("kafka")
-                judged = None if own or not values else verdict(system, case, figure, statistics.median(values), kafka)
+                judged = (
+                    None
+                    if own or not values
+                    else verdict(system, case, figure, statistics.median(values), kafka)
+                )
                 cells.append(cell(values, None if own else kafka, judged) if values else "")
             yield f"| {case} | {FIGURES[figure]} | " + " | ".join(cells) + " |"
         yield ""
@@ -114,15 +144,19 @@ def beside_sealing(table):
     for system, values in sealing.items():
         if alone and system.startswith("highwater"):
             part = statistics.median(values) / statistics.median(alone)
-            yield (f"- {system}: produces {part:.2f} times as fast as without tier work "
-                   f"(least 0.85: {'met' if part >= 0.85 else '**MISSED**'})")
+            yield (
+                f"- {system}: produces {part:.2f} times as fast as without tier work "
+                f"(least 0.85: {'met' if part >= 0.85 else '**MISSED**'})"
+            )
 
 
 def lines(results):
     about = results["about"]
-    yield (f"{about['date']}, commit {about['revision']}: {about['cores']} cores ({about['cpu']}), Linux {about['kernel']}, "
-           f"Kafka {about['kafka']} on JDK {about['java']} with 1 GiB heap, {about['runs']} runs taking turns; "
-           f"`{about['command']}`. Each cell: median, [least–most], times Kafka's, (target: met or missed).")
+    yield (
+        f"{about['date']}, commit {about['revision']}: {about['cores']} cores ({about['cpu']}), Linux {about['kernel']}, "
+        f"Kafka {about['kafka']} on JDK {about['java']} with 1 GiB heap, {about['runs']} runs taking turns; "
+        f"`{about['command']}`. Each cell: median, [least–most], times Kafka's, (target: met or missed)."
+    )
     if about["quick"]:
         yield "\n**Quick loads: these figures say nothing about speed.**"
     yield ""
@@ -131,8 +165,10 @@ def lines(results):
     yield ""
     strange = [r["strangers_cores"] for r in results["rows"] if "strangers_cores" in r]
     if strange:
-        yield (f"Other processes used {statistics.median(strange):.2f} cores in the middle measurement, "
-               f"{max(strange):.2f} in the worst.")
+        yield (
+            f"Other processes used {statistics.median(strange):.2f} cores in the middle measurement, "
+            f"{max(strange):.2f} in the worst."
+        )
 
 
 def write(results, path):

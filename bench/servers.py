@@ -51,7 +51,9 @@ def cpu_seconds(pid):
 
 
 def memory_mib(pid):
-    found = re.findall(r"^(VmRSS|VmHWM|RssAnon|RssFile):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M)
+    found = re.findall(
+        r"^(VmRSS|VmHWM|RssAnon|RssFile):\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M
+    )
     return {name: round(int(kib) / 1024, 1) for name, kib in found}
 
 
@@ -67,7 +69,9 @@ class Process:
     def __init__(self, name, command, log, env=None):
         self.name, self.log = name, str(log)
         with open(log, "ab") as out:
-            self.child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
+            self.child = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
+            )
         self.pid = self.child.pid
 
     def cpu(self):
@@ -99,17 +103,31 @@ class Minio:
         (self.dir / "data" / self.BUCKET).mkdir(parents=True)
         port = free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
-        env = dict(os.environ, MINIO_ROOT_USER=self.USER, MINIO_ROOT_PASSWORD=self.PASSWORD, MINIO_BROWSER="off",
-                   CI="1", MINIO_UPDATE="off")
+        env = dict(
+            os.environ,
+            MINIO_ROOT_USER=self.USER,
+            MINIO_ROOT_PASSWORD=self.PASSWORD,
+            MINIO_BROWSER="off",
+            CI="1",
+            MINIO_UPDATE="off",
+        )
         binary = ROOT / "target" / "tools" / "minio"
         log = self.dir / "minio.log"
-        self.process = Process("minio", [str(binary), "server", "--address", f"127.0.0.1:{port}", str(self.dir / "data")],
-                               log, env)
+        self.process = Process(
+            "minio",
+            [str(binary), "server", "--address", f"127.0.0.1:{port}", str(self.dir / "data")],
+            log,
+            env,
+        )
         wait_port(port, self.process.child, 60, "minio", log)
         time.sleep(1.0)  # it listens before it serves
 
     def env(self):
-        return {"AWS_ACCESS_KEY_ID": self.USER, "AWS_SECRET_ACCESS_KEY": self.PASSWORD, "AWS_REGION": "us-east-1"}
+        return {
+            "AWS_ACCESS_KEY_ID": self.USER,
+            "AWS_SECRET_ACCESS_KEY": self.PASSWORD,
+            "AWS_REGION": "us-east-1",
+        }
 
     def object_bytes(self):
         """Bytes of the bucket's files on MinIO's disk (data plus its own metadata, about 1 KiB an object)."""
@@ -142,9 +160,24 @@ class Highwater:
 
     def start(self):
         kafka, grpc, http = (f"127.0.0.1:{p}" for p in self.ports)
-        command = [self.binary, "serve", "--data-dir", str(self.dir / "data"), "--kafka", kafka, "--grpc", grpc,
-                   "--http", http, "--log-format", "json", *self.flags]
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("HIGHWATER_", "AWS_"))} | self.extra_env
+        command = [
+            self.binary,
+            "serve",
+            "--data-dir",
+            str(self.dir / "data"),
+            "--kafka",
+            kafka,
+            "--grpc",
+            grpc,
+            "--http",
+            http,
+            "--log-format",
+            "json",
+            *self.flags,
+        ]
+        env = {
+            k: v for k, v in os.environ.items() if not k.startswith(("HIGHWATER_", "AWS_"))
+        } | self.extra_env
         if self.tier:
             command += ["--object-store", f"s3://{self.tier.BUCKET}/hw", "--s3-endpoint", self.tier.endpoint]
             env |= self.tier.env()
@@ -183,8 +216,12 @@ class Highwater:
 
     def offload_all(self, topic):
         """Seals, publishes and drops the local copies of what is there now."""
-        done = subprocess.run([self.binary, "tier", "offload", topic, "--evict", "--grpc", f"127.0.0.1:{self.ports[1]}"],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            [self.binary, "tier", "offload", topic, "--evict", "--grpc", f"127.0.0.1:{self.ports[1]}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if done.returncode != 0:
             raise RuntimeError(f"tier offload: {done.stdout}")
 
@@ -195,7 +232,9 @@ class Highwater:
 def newest_java():
     """The newest JDK on the machine: Kafka's figures should not suffer from an old one."""
     found = []
-    for java in glob.glob("/usr/lib/jvm/*/bin/java") + ([shutil.which("java")] if shutil.which("java") else []):
+    for java in glob.glob("/usr/lib/jvm/*/bin/java") + (
+        [shutil.which("java")] if shutil.which("java") else []
+    ):
         text = subprocess.run([java, "-version"], stderr=subprocess.PIPE, text=True).stderr
         match = re.search(r'version "(\d+)', text)
         if match:
@@ -257,21 +296,48 @@ class Kafka:
         self.properties.write_text(text)
         self.log = self.dir / "serve.log"
         self.classpath = str(ROOT / "target" / "kafka" / "lib" / "*")
-        formatted = subprocess.run([self.java, "-cp", self.classpath, "kafka.tools.StorageTool", "format", "-t",
-                                    "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self.properties), "--ignore-formatted"],
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        formatted = subprocess.run(
+            [
+                self.java,
+                "-cp",
+                self.classpath,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "AAAAAAAAAAAAAAAAAAAAAQ",
+                "-c",
+                str(self.properties),
+                "--ignore-formatted",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if formatted.returncode != 0:
             raise RuntimeError(f"kafka storage format: {formatted.stdout}")
         self.start()
 
     def start(self):
         started = time.monotonic()
-        command = [self.java, "-server", "-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
-                   "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent",
-                   "-Djava.awt.headless=true", "-cp", self.classpath, "kafka.Kafka", str(self.properties)]
+        command = [
+            self.java,
+            "-server",
+            "-Xms1g",
+            "-Xmx1g",
+            "-XX:+UseG1GC",
+            "-XX:MaxGCPauseMillis=20",
+            "-XX:InitiatingHeapOccupancyPercent=35",
+            "-XX:+ExplicitGCInvokesConcurrent",
+            "-Djava.awt.headless=true",
+            "-cp",
+            self.classpath,
+            "kafka.Kafka",
+            str(self.properties),
+        ]
         self.process = Process("kafka", command, self.log)
         wait_port(self.port, self.process.child, 120, "kafka", self.log)
         from confluent_kafka.admin import AdminClient
+
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 3})
         while time.monotonic() - started < 120:
             try:
@@ -288,12 +354,19 @@ class Kafka:
     def topic_config(self, tiered, codec=None):
         if not tiered:
             return {"segment.bytes": str(1 << 30), "retention.ms": "-1"}
-        return {"segment.bytes": str(16 * MIB), "retention.ms": "-1", "remote.storage.enable": "true",
-                "local.retention.ms": "1000"}
+        return {
+            "segment.bytes": str(16 * MIB),
+            "retention.ms": "-1",
+            "remote.storage.enable": "true",
+            "local.retention.ms": "1000",
+        }
 
     def local_log_bytes(self, topic=""):
-        return sum(p.stat().st_size for p in (self.dir / "data").rglob("*.log")
-                   if re.fullmatch(r"\d{20}\.log", p.name) and not p.parent.name.startswith("__"))
+        return sum(
+            p.stat().st_size
+            for p in (self.dir / "data").rglob("*.log")
+            if re.fullmatch(r"\d{20}\.log", p.name) and not p.parent.name.startswith("__")
+        )
 
     def tier_bytes(self):
         return tree_bytes(self.dir / "tier")

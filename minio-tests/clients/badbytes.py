@@ -55,7 +55,9 @@ def frame(body):
 
 
 def request(key, version, body, flexible=False):
-    return frame(struct.pack(">hhi", key, version, 1) + raw.text("bad") + (b"\x00" if flexible else b"") + body)
+    return frame(
+        struct.pack(">hhi", key, version, 1) + raw.text("bad") + (b"\x00" if flexible else b"") + body
+    )
 
 
 def closes(name, data, seconds=15, or_answers=False):
@@ -103,7 +105,7 @@ def frames():
     closes("TLS hello", bytes.fromhex("16030100c8010000c40303") + os.urandom(200))
     closes("SSH", b"SSH-2.0-OpenSSH_9.0\r\n")
     closes("negative frame size", struct.pack(">i", -1) + b"x" * 100)
-    closes("least frame size", struct.pack(">i", -2**31) + b"x" * 100)
+    closes("least frame size", struct.pack(">i", -(2**31)) + b"x" * 100)
     closes("frame over 100 MiB", struct.pack(">i", 100 * 1024 * 1024 + 1) + b"x" * 100)
     closes("largest frame", struct.pack(">i", 2**31 - 1) + b"x" * 100)
     closes("random bytes", b"\xde\xad\xbe\xef" * 64)
@@ -113,14 +115,33 @@ def frames():
     closes("negative version of Fetch", request(1, -1, b""))
     closes("header cut off", frame(b"\x00\x03\x00"))
     closes("client id longer than the frame", frame(struct.pack(">hhih", 3, 1, 1, 30000) + b"x"))
-    for count in (0x7FFFFFFF, 0x10000, -2, -2**31):
-        closes(f"Metadata v1 with {count} topics", request(3, 1, struct.pack(">i", count)), or_answers=count < 0)
-    closes("Metadata v9 with a huge compact array", request(3, 9, b"\xff\xff\xff\xff\x0f" + b"\x01\x00", True))
+    for count in (0x7FFFFFFF, 0x10000, -2, -(2**31)):
+        closes(
+            f"Metadata v1 with {count} topics", request(3, 1, struct.pack(">i", count)), or_answers=count < 0
+        )
+    closes(
+        "Metadata v9 with a huge compact array", request(3, 9, b"\xff\xff\xff\xff\x0f" + b"\x01\x00", True)
+    )
     closes("varint without end", request(3, 9, b"\xff" * 12, True))
-    closes("tagged fields without end", request(3, 12, b"\x01\x01\x00\xff\xff\xff\xff\x0f", True), or_answers=True)
-    closes("Produce v7 that claims 2^31-1 topics", request(0, 7, struct.pack(">hhii", -1, -1, 1000, 0x7FFFFFFF)))
-    closes("Produce v7 with records longer than the frame", request(
-        0, 7, struct.pack(">hhii", -1, -1, 1000, 1) + raw.text("bad") + struct.pack(">iii", 1, 0, 0x7FFFFFFF) + b"x"))
+    closes(
+        "tagged fields without end",
+        request(3, 12, b"\x01\x01\x00\xff\xff\xff\xff\x0f", True),
+        or_answers=True,
+    )
+    closes(
+        "Produce v7 that claims 2^31-1 topics", request(0, 7, struct.pack(">hhii", -1, -1, 1000, 0x7FFFFFFF))
+    )
+    closes(
+        "Produce v7 with records longer than the frame",
+        request(
+            0,
+            7,
+            struct.pack(">hhii", -1, -1, 1000, 1)
+            + raw.text("bad")
+            + struct.pack(">iii", 1, 0, 0x7FFFFFFF)
+            + b"x",
+        ),
+    )
     closes("Fetch v4 cut off", request(1, 4, struct.pack(">iiii", -1, 100, 1, 1 << 20)))
     closes("CreateTopics v2 that claims 2^31-1 topics", request(19, 2, struct.pack(">i", 0x7FFFFFFF)))
     closes("DescribeConfigs v1 that claims 2^31-1 resources", request(32, 1, struct.pack(">i", 0x7FFFFFFF)))
@@ -131,7 +152,8 @@ def frames():
     healthy("frame cut off by a close")
 
     c = raw.Connection(Case.bootstrap)
-    r = c.call(18, 99, b"\x00")  # the byte ends the flexible header; KIP-511: answered in version 0 so that the client can learn the range
+    # The byte ends the flexible header. KIP-511: answered in version 0 so that the client can learn the range.
+    r = c.call(18, 99, b"\x00")
     check(r.num("h") == UNSUPPORTED_VERSION, "ApiVersions v99 is not answered by UNSUPPORTED_VERSION")
     c.close()
     Case.done += 2
@@ -151,24 +173,47 @@ def records():
     refused("bytes behind the batch", good + b"\x00" * 7, {INVALID_RECORD, CORRUPT, UNKNOWN})
     refused("length too small", raw.batch([RECORD], length=10), {INVALID_RECORD, CORRUPT, UNKNOWN})
     refused("length negative", raw.batch([RECORD], length=-1), {INVALID_RECORD, CORRUPT, UNKNOWN})
-    refused("length too large", raw.batch([RECORD], length=2**31 - 1), {INVALID_RECORD, CORRUPT, UNKNOWN, TOO_LARGE})
+    refused(
+        "length too large",
+        raw.batch([RECORD], length=2**31 - 1),
+        {INVALID_RECORD, CORRUPT, UNKNOWN, TOO_LARGE},
+    )
     for count in (0, 2, 100, -1, 2**31 - 1):
-        refused(f"count {count} for one record", raw.batch([RECORD], count=count, last_offset_delta=count - 1),
-                {INVALID_RECORD, CORRUPT, UNKNOWN})
+        refused(
+            f"count {count} for one record",
+            raw.batch([RECORD], count=count, last_offset_delta=count - 1),
+            {INVALID_RECORD, CORRUPT, UNKNOWN},
+        )
         for name in ("gzip", "lz4", "zstd"):
-            refused(f"count {count} for one record, {name}", raw.batch([RECORD], raw.CODECS[name], count=count,
-                    last_offset_delta=count - 1), {INVALID_RECORD, CORRUPT, UNKNOWN})
+            refused(
+                f"count {count} for one record, {name}",
+                raw.batch([RECORD], raw.CODECS[name], count=count, last_offset_delta=count - 1),
+                {INVALID_RECORD, CORRUPT, UNKNOWN},
+            )
     refused("last offset delta 7 for one record", raw.batch([RECORD], last_offset_delta=7), {INVALID_RECORD})
     refused("control batch", raw.batch([RECORD], attributes=0x20), {INVALID_RECORD})
     refused("codec 7", raw.batch([RECORD], attributes=7), {INVALID_RECORD, CORRUPT, UNKNOWN, 76})
-    refused("producer without sequence", raw.batch([RECORD], producer=(77, 0, -1)), {INVALID_RECORD, UNKNOWN, CORRUPT})
+    refused(
+        "producer without sequence",
+        raw.batch([RECORD], producer=(77, 0, -1)),
+        {INVALID_RECORD, UNKNOWN, CORRUPT},
+    )
     refused("timestamp in the far future", raw.batch([(NOW + 10**9, None, b"v", [])]), {INVALID_TIMESTAMP})
     refused("batch over max.message.bytes", raw.batch([(NOW, None, os.urandom(1_048_600), [])]), {TOO_LARGE})
-    refused("records that are noise", raw.batch([RECORD], section=os.urandom(300)), {INVALID_RECORD, CORRUPT, UNKNOWN})
+    refused(
+        "records that are noise",
+        raw.batch([RECORD], section=os.urandom(300)),
+        {INVALID_RECORD, CORRUPT, UNKNOWN},
+    )
     for codec in (raw.GZIP, raw.SNAPPY, raw.LZ4, raw.ZSTD):
-        refused(f"noise as codec {codec}", raw.batch([RECORD], codec, section=os.urandom(300)),
-                {INVALID_RECORD, CORRUPT, UNKNOWN, TOO_LARGE})  # noise may claim any size
-    refused("no key on a compacted topic", raw.batch([(NOW, None, b"v", [])]), {INVALID_RECORD}, topic="compacted")
+        refused(
+            f"noise as codec {codec}",
+            raw.batch([RECORD], codec, section=os.urandom(300)),
+            {INVALID_RECORD, CORRUPT, UNKNOWN, TOO_LARGE},
+        )  # noise may claim any size
+    refused(
+        "no key on a compacted topic", raw.batch([(NOW, None, b"v", [])]), {INVALID_RECORD}, topic="compacted"
+    )
 
 
 def bombs():
@@ -179,11 +224,19 @@ def bombs():
         parts.append(packer.compress(bytes(1 << 20)))
     gzip = b"".join(parts) + packer.flush()
     import pyarrow
+
     zstd = pyarrow.Codec("zstd").compress(bytes(512 << 20)).to_pybytes()
     for name, codec, section in (("gzip", raw.GZIP, gzip), ("zstd", raw.ZSTD, zstd)):
-        refused(f"{name} bomb", raw.batch([RECORD], codec, section=section), {INVALID_RECORD, CORRUPT, TOO_LARGE, UNKNOWN})
-        refused(f"{name} bomb, count 2^31-1", raw.batch([RECORD], codec, section=section, count=2**31 - 1,
-                last_offset_delta=2**31 - 2), {INVALID_RECORD, CORRUPT, TOO_LARGE, UNKNOWN})
+        refused(
+            f"{name} bomb",
+            raw.batch([RECORD], codec, section=section),
+            {INVALID_RECORD, CORRUPT, TOO_LARGE, UNKNOWN},
+        )
+        refused(
+            f"{name} bomb, count 2^31-1",
+            raw.batch([RECORD], codec, section=section, count=2**31 - 1, last_offset_delta=2**31 - 2),
+            {INVALID_RECORD, CORRUPT, TOO_LARGE, UNKNOWN},
+        )
     grown = memory_mib() - before
     check(grown < GROWTH_MAX_MIB, f"bombs: memory grew by {grown:.0f} MiB")
 
@@ -197,8 +250,15 @@ def names():
             r.num("i"), r.text(), r.num("i"), r.text()
         r.text(), r.num("i"), r.num("i")
         got = r.num("h")
-        check(got == INVALID_TOPIC, f"Metadata with auto-creation of {name!r}: error {got}, not {INVALID_TOPIC}")
-        body = struct.pack(">i", 1) + raw.text(name) + struct.pack(">ihii", 1, 1, 0, 0) + struct.pack(">i?", 10000, False)
+        check(
+            got == INVALID_TOPIC, f"Metadata with auto-creation of {name!r}: error {got}, not {INVALID_TOPIC}"
+        )
+        body = (
+            struct.pack(">i", 1)
+            + raw.text(name)
+            + struct.pack(">ihii", 1, 1, 0, 0)
+            + struct.pack(">i?", 10000, False)
+        )
         r = c.call(19, 2, body)
         r.num("i"), r.num("i"), r.text()
         got = r.num("h")
@@ -254,7 +314,12 @@ def deaf():
     """Requests without end, answers never read: the broker must stop reading, not buffer answers for ever."""
     before = memory_mib()
     fetch = struct.pack(">iiiibii", -1, 0, 0, 2**31 - 1, 0, 0, -1) + struct.pack(">i", 1) + raw.text("big")
-    fetch += struct.pack(">i", 1) + struct.pack(">iiqqi", 0, -1, 0, -1, 2**31 - 1) + struct.pack(">i", 0) + raw.text("")
+    fetch += (
+        struct.pack(">i", 1)
+        + struct.pack(">iiqqi", 0, -1, 0, -1, 2**31 - 1)
+        + struct.pack(">i", 0)
+        + raw.text("")
+    )
     sockets = []
     for _ in range(8):
         c = raw.Connection(Case.bootstrap)
@@ -293,7 +358,11 @@ def main():
         started = time.monotonic()
         told[part] = globals()[part]()
         print(f"  {part}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-    result(cases=Case.done, memory_grew_mib=round(memory_mib() - before, 1), **{k: v for k, v in told.items() if v})
+    result(
+        cases=Case.done,
+        memory_grew_mib=round(memory_mib() - before, 1),
+        **{k: v for k, v in told.items() if v},
+    )
 
 
 if __name__ == "__main__":

@@ -48,13 +48,19 @@ def digest(records):
 
 def partitions_of(bootstrap, topic):
     from confluent_kafka.admin import AdminClient
-    found = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3}).list_topics(topic, timeout=30).topics[topic]
+
+    found = (
+        AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
+        .list_topics(topic, timeout=30)
+        .topics[topic]
+    )
     check(found.error is None, f"metadata of {topic}: {found.error}")
     return sorted(found.partitions)
 
 
 def create_topic(bootstrap, topic, partitions, **config):
     from confluent_kafka.admin import AdminClient, NewTopic
+
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     config = {name.replace("__", "-").replace("_", "."): str(value) for name, value in config.items()}
     admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(30)
@@ -69,23 +75,37 @@ def replay(bootstrap, topic, starts=None, patience=60, gaps=False):
 def replaying(bootstrap, topic, starts=None, patience=60, gaps=False):
     """The same, one record at a time: for topics larger than memory should hold."""
     from confluent_kafka import Consumer, KafkaError, TopicPartition
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "replay", "enable.auto.commit": False,
-                         "enable.partition.eof": True, "auto.offset.reset": "error", "check.crcs": True,
-                         "fetch.queue.backoff.ms": 5})
+
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "replay",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "check.crcs": True,
+            "fetch.queue.backoff.ms": 5,
+        }
+    )
     following = dict(starts or {p: 0 for p in partitions_of(bootstrap, topic)})
     consumer.assign([TopicPartition(topic, p, o) for p, o in following.items()])
     waiting, last = set(following), time.monotonic()
     while waiting:
         messages = consumer.consume(5000, 0.2)
         last = time.monotonic() if messages else last
-        check(time.monotonic() - last < patience, f"replay of {topic}: silent for {patience} s at {following}")
+        check(
+            time.monotonic() - last < patience, f"replay of {topic}: silent for {patience} s at {following}"
+        )
         for m in messages:
             if m.error() is not None:
                 check(m.error().code() == KafkaError._PARTITION_EOF, f"replay of {topic}: {m.error()}")
                 waiting.discard(m.partition())
                 continue
             p, o = m.partition(), m.offset()
-            check(o == following[p] or (gaps and o > following[p]), f"replay of {topic}-{p}: got {o}, not {following[p]}")
+            check(
+                o == following[p] or (gaps and o > following[p]),
+                f"replay of {topic}-{p}: got {o}, not {following[p]}",
+            )
             following[p] = o + 1
             yield p, o, m.timestamp()[1], m.key(), m.value(), m.headers() or []
     consumer.close()

@@ -97,7 +97,9 @@ def produce(bootstrap, path, plain):
         ledger.send("golden-bytes", together, codec)
         ledger.send("golden-append", together, codec)
         ledger.send("golden-many", [(NOW + n, b"%d" % n, b"v%d" % (n * n), []) for n in range(10_000)], codec)
-    at_limit = MAX_BATCH - len(batch([(NOW, None, b"", [])])) - 4  # both lengths, of value and record, take 3 bytes
+    at_limit = (
+        MAX_BATCH - len(batch([(NOW, None, b"", [])])) - 4
+    )  # both lengths, of value and record, take 3 bytes
     full = batch([(NOW, None, b"m" * at_limit, [])])
     check(len(full) == MAX_BATCH, f"the largest batch has {len(full)} bytes, not {MAX_BATCH}")
     ledger.send("golden-bytes", [(NOW, None, b"m" * at_limit, [])], 0)

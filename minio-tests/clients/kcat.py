@@ -18,23 +18,41 @@ CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 def kcat(*arguments):
     done = subprocess.run(["kcat", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
-    check(done.returncode == 0, f"kcat {' '.join(arguments)}: exit {done.returncode}: {done.stderr.decode()[-500:]}")
+    check(
+        done.returncode == 0,
+        f"kcat {' '.join(arguments)}: exit {done.returncode}: {done.stderr.decode()[-500:]}",
+    )
     return done.stdout
 
 
 def replay(bootstrap, topic):
     records = []
     for partition in partitions_of(bootstrap, topic):
-        out = kcat("-C", "-q", "-e", "-b", bootstrap, "-t", topic, "-p", str(partition), "-o", "beginning",
-                   "-X", "check.crcs=true", "-f", "%p %o %T %K %S\\n%k%s\\n")
+        out = kcat(
+            "-C",
+            "-q",
+            "-e",
+            "-b",
+            bootstrap,
+            "-t",
+            topic,
+            "-p",
+            str(partition),
+            "-o",
+            "beginning",
+            "-X",
+            "check.crcs=true",
+            "-f",
+            "%p %o %T %K %S\\n%k%s\\n",
+        )
         at = 0
         while at < len(out):
             end = out.index(b"\n", at)
             p, offset, timestamp, key_size, value_size = (int(x) for x in out[at:end].split())
             at = end + 1
-            key = None if key_size < 0 else out[at:at + key_size]
+            key = None if key_size < 0 else out[at : at + key_size]
             at += max(key_size, 0)
-            value = None if value_size < 0 else out[at:at + value_size]
+            value = None if value_size < 0 else out[at : at + value_size]
             at += max(value_size, 0) + 1
             records.append((p, offset, timestamp, key, value, []))
     return records
@@ -50,7 +68,21 @@ def produce(bootstrap, topic, count):
                 sent[key, value] += 1
                 lines.write(key + b"\t" + value + b"\n")
             lines.flush()
-            kcat("-P", "-b", bootstrap, "-t", topic, "-z", codec, "-K", "\t", "-H", "from=kcat", "-l", lines.name)
+            kcat(
+                "-P",
+                "-b",
+                bootstrap,
+                "-t",
+                topic,
+                "-z",
+                codec,
+                "-K",
+                "\t",
+                "-H",
+                "from=kcat",
+                "-l",
+                lines.name,
+            )
     records = replay(bootstrap, topic)
     check(Counter((r[3], r[4]) for r in records) == sent, "kcat did not get back exactly what it sent")
     result(digest=digest(records), records=len(records))

@@ -15,16 +15,27 @@ MIB = 1 << 20
 
 def produce(bootstrap, topic, count):
     from confluent_kafka import Producer
+
     create_topic(bootstrap, topic, 3, segment_bytes=MIB, retention_ms=-1)
     rng, sent, failures = random.Random(7), [], []
     clock = 1_400_000_000_000
     for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
-        producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "compression.type": codec,
-                             "linger.ms": 5})
+        producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "compression.type": codec,
+                "linger.ms": 5,
+            }
+        )
         for n in range(count):
             clock += rng.randrange(-50, 200)
             key = None if n % 5 == 0 else f"key-{rng.randrange(100)}".encode()
-            value = None if n % 11 == 0 else rng.randbytes(rng.randrange(0, 120)) + b"compressible " * rng.randrange(0, 60)
+            value = (
+                None
+                if n % 11 == 0
+                else rng.randbytes(rng.randrange(0, 120)) + b"compressible " * rng.randrange(0, 60)
+            )
             headers = [("codec", codec.encode()), ("again", b"1"), ("again", None), ("", b"")][: n % 5]
 
             def delivered(error, message, key=key, value=value, headers=headers, clock=clock):
@@ -35,7 +46,9 @@ def produce(bootstrap, topic, count):
 
             while True:
                 try:
-                    producer.produce(topic, value, key, timestamp=clock, headers=headers, on_delivery=delivered)
+                    producer.produce(
+                        topic, value, key, timestamp=clock, headers=headers, on_delivery=delivered
+                    )
                     break
                 except BufferError:
                     producer.poll(0.1)

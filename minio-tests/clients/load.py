@@ -22,17 +22,31 @@ BLOCK = random.Random(3).randbytes(SIZE // 2) + b"compressible, " * (SIZE // 28)
 
 def value(number):
     at, size = number * 7919 % (len(BLOCK) - 2100), 900 + number * 31 % 250
-    return struct.pack("<Q", number) + BLOCK[at:at + size]
+    return struct.pack("<Q", number) + BLOCK[at : at + size]
 
 
 def run(bootstrap, topic, ledger, rate_mb_s, codec="none"):
     from confluent_kafka import Producer
-    producer = Producer({
-        "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 5,
-        "compression.type": codec, "delivery.timeout.ms": 300000, "retries": 1000000, "retry.backoff.ms": 50,
-        "retry.backoff.max.ms": 250, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 250,
-        "socket.timeout.ms": 10000, "log_level": 2, "queue.buffering.max.messages": 500000,
-        "queue.buffering.max.kbytes": 1000000})
+
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 5,
+            "compression.type": codec,
+            "delivery.timeout.ms": 300000,
+            "retries": 1000000,
+            "retry.backoff.ms": 50,
+            "retry.backoff.max.ms": 250,
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 250,
+            "socket.timeout.ms": 10000,
+            "log_level": 2,
+            "queue.buffering.max.messages": 500000,
+            "queue.buffering.max.kbytes": 1000000,
+        }
+    )
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     out, latencies, failures, number, acked = open(ledger, "ab"), [], [], 0, 0
@@ -47,6 +61,7 @@ def run(bootstrap, topic, ledger, rate_mb_s, codec="none"):
             out.write(ENTRY.pack(message.partition(), message.offset(), n))
             acked += 1
             latencies.append((sent, time.monotonic() - sent))
+
         return delivered
 
     per_tick, tick = rate_mb_s * 1e6 / 1033 / 100, 0.01
@@ -55,7 +70,12 @@ def run(bootstrap, topic, ledger, rate_mb_s, codec="none"):
         due = int((time.monotonic() - begun) / tick * per_tick)
         while number < due and not stop.is_set():
             try:
-                producer.produce(topic, value(number), b"%d" % (number % 1000), on_delivery=callback(number, time.monotonic()))
+                producer.produce(
+                    topic,
+                    value(number),
+                    b"%d" % (number % 1000),
+                    on_delivery=callback(number, time.monotonic()),
+                )
                 number += 1
             except BufferError:
                 producer.poll(0.05)
@@ -66,32 +86,48 @@ def run(bootstrap, topic, ledger, rate_mb_s, codec="none"):
         check(not failures, f"a record was given up: {failures[:1]}")
     left = producer.flush(200)
     out.close()
-    check(left == 0 and not failures and not fatal, f"{left} records without an answer, failures {failures[:1]}")
+    check(
+        left == 0 and not failures and not fatal, f"{left} records without an answer, failures {failures[:1]}"
+    )
     worst = {}
     for sent, took in latencies:
         second = int(sent - begun)
         worst[second] = max(worst.get(second, 0), took)
     ordered = sorted(took for _, took in latencies) or [0.0]
-    result(acked=acked, seconds=round(time.monotonic() - begun, 1), p50_ms=round(ordered[len(ordered) // 2] * 1e3, 1),
-           p99_ms=round(ordered[len(ordered) * 99 // 100] * 1e3, 1), max_ms=round(ordered[-1] * 1e3, 1),
-           worst_ms_by_second=[round(worst.get(s, 0) * 1e3) for s in range(int(max(worst, default=0)) + 1)])
+    result(
+        acked=acked,
+        seconds=round(time.monotonic() - begun, 1),
+        p50_ms=round(ordered[len(ordered) // 2] * 1e3, 1),
+        p99_ms=round(ordered[len(ordered) * 99 // 100] * 1e3, 1),
+        max_ms=round(ordered[-1] * 1e3, 1),
+        worst_ms_by_second=[round(worst.get(s, 0) * 1e3) for s in range(int(max(worst, default=0)) + 1)],
+    )
 
 
 def verify(bootstrap, topic, ledger):
     acked = {}
     with open(ledger, "rb") as source:
         for partition, offset, number in ENTRY.iter_unpack(source.read()):
-            check((partition, offset) not in acked, f"two acknowledgements for offset {offset} of partition {partition}")
+            check(
+                (partition, offset) not in acked,
+                f"two acknowledgements for offset {offset} of partition {partition}",
+            )
             acked[partition, offset] = number
     seen, unknown = set(), 0
     for partition, offset, _, _, got, _ in replaying(bootstrap, topic):
         number = struct.unpack("<Q", got[:8])[0]
-        check(got == value(number), f"{topic}-{partition} at {offset}: the value of record {number} is not what was sent")
+        check(
+            got == value(number),
+            f"{topic}-{partition} at {offset}: the value of record {number} is not what was sent",
+        )
         check(number not in seen, f"{topic}-{partition} at {offset}: record {number} a second time")
         seen.add(number)
         wanted = acked.pop((partition, offset), None)
         unknown += wanted is None
-        check(wanted in (None, number), f"{topic}-{partition} at {offset}: record {number}, acknowledged was {wanted}")
+        check(
+            wanted in (None, number),
+            f"{topic}-{partition} at {offset}: record {number}, acknowledged was {wanted}",
+        )
     check(not acked, f"{len(acked)} acknowledged records are gone, first {sorted(acked.items())[:3]}")
     result(records=len(seen), without_acknowledgement=unknown)
 

@@ -50,7 +50,7 @@ class Reader:
         if n < 0 or self.at + n > len(self.data):
             raise ValueError(f"{n} bytes wanted at {self.at} of {len(self.data)}")
         self.at += n
-        return self.data[self.at - n:self.at]
+        return self.data[self.at - n : self.at]
 
     def num(self, form):
         return struct.unpack(">" + form, self.take(struct.calcsize(form)))[0]
@@ -85,15 +85,17 @@ def compress(codec, data):
     if codec == LZ4:
         return _lz4_frame(data)
     import pyarrow
+
     return pyarrow.Codec({SNAPPY: "snappy", ZSTD: "zstd"}[codec]).compress(data).to_pybytes()
 
 
 def _lz4_frame(data):
     """Independent blocks of 64 KiB, as Kafka's own clients write them (Kafka refuses linked ones)."""
     import pyarrow
+
     out, block = b"\x04\x22\x4d\x18\x60\x40" + bytes([_xxh32(b"\x60\x40") >> 8 & 0xFF]), 65536
     for at in range(0, len(data), block):
-        plain = data[at:at + block]
+        plain = data[at : at + block]
         packed = pyarrow.Codec("lz4_raw").compress(plain).to_pybytes()
         if len(packed) < len(plain):
             out += struct.pack("<I", len(packed)) + packed
@@ -104,8 +106,10 @@ def _lz4_frame(data):
 
 def _xxh32(data):
     """Of inputs under four bytes."""
+
     def rotated(x, n):
         return (x << n | x >> (32 - n)) & 0xFFFFFFFF
+
     h = (374761393 + len(data)) & 0xFFFFFFFF
     for byte in data:
         h = rotated((h + byte * 374761393) & 0xFFFFFFFF, 11) * 2654435761 & 0xFFFFFFFF
@@ -120,21 +124,25 @@ def decompress(codec, data):
     if codec == GZIP:
         return zlib.decompress(data, 31)
     import pyarrow
+
     if codec == SNAPPY and data[:8] == b"\x82SNAPPY\x00":
         out, at = b"", 16
         while at < len(data):
-            n = struct.unpack(">i", data[at:at + 4])[0]
-            out += _snappy(data[at + 4:at + 4 + n])
+            n = struct.unpack(">i", data[at : at + 4])[0]
+            out += _snappy(data[at + 4 : at + 4 + n])
             at += 4 + n
         return out
     if codec == SNAPPY:
         return _snappy(data)
-    with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), {LZ4: "lz4", ZSTD: "zstd"}[codec]) as stream:
+    with pyarrow.CompressedInputStream(
+        pyarrow.BufferReader(data), {LZ4: "lz4", ZSTD: "zstd"}[codec]
+    ) as stream:
         return stream.read()
 
 
 def _snappy(data):
     import pyarrow
+
     size = shift = at = 0
     while True:
         size |= (data[at] & 0x7F) << shift
@@ -145,7 +153,14 @@ def _snappy(data):
 
 
 def record(offset_delta, timestamp_delta, key, value, headers):
-    body = b"\x00" + varint(timestamp_delta) + varint(offset_delta) + sized(key) + sized(value) + varint(len(headers))
+    body = (
+        b"\x00"
+        + varint(timestamp_delta)
+        + varint(offset_delta)
+        + sized(key)
+        + sized(value)
+        + varint(len(headers))
+    )
     for name, content in headers:
         body += varint(len(name)) + name + sized(content)
     return varint(len(body)) + body
@@ -157,9 +172,20 @@ def batch(records, codec=NONE, producer=(-1, -1, -1), attributes=0, **lies):
     first = records[0][0] if records else 0
     plain = b"".join(record(i, r[0] - first, r[1], r[2], r[3]) for i, r in enumerate(records))
     section = lies.get("section", compress(codec, plain))
-    tail = struct.pack(">hiqqqhii", attributes | codec, lies.get("last_offset_delta", len(records) - 1), first,
-                       max((r[0] for r in records), default=0), producer[0], producer[1], producer[2],
-                       lies.get("count", len(records))) + section
+    tail = (
+        struct.pack(
+            ">hiqqqhii",
+            attributes | codec,
+            lies.get("last_offset_delta", len(records) - 1),
+            first,
+            max((r[0] for r in records), default=0),
+            producer[0],
+            producer[1],
+            producer[2],
+            lies.get("count", len(records)),
+        )
+        + section
+    )
     crc = lies.get("crc", crc32c(tail))
     return struct.pack(">qiibI", 0, lies.get("length", len(tail) + 9), -1, lies.get("magic", 2), crc) + tail
 
@@ -168,10 +194,10 @@ def records_in(data):
     """Every record of concatenated batches: (offset, timestamp, timestamp type, key, value, headers)."""
     at = 0
     while at + 61 <= len(data):
-        base, length = struct.unpack(">qi", data[at:at + 12])
+        base, length = struct.unpack(">qi", data[at : at + 12])
         if at + 12 + length > len(data):
             return
-        whole = data[at:at + 12 + length]
+        whole = data[at : at + 12 + length]
         at += 12 + length
         crc, attributes, _, first, last = struct.unpack(">IhiqQ", whole[17:43])
         if crc32c(whole[21:]) != crc:
@@ -218,7 +244,9 @@ class Connection:
     def call(self, key, version, body, flexible=False):
         """One request, its answer's body (after the response header, v0, or v1 if `flexible`)."""
         self.correlation += 1
-        head = struct.pack(">hhi", key, version, self.correlation) + text("raw") + (b"\x00" if flexible else b"")
+        head = (
+            struct.pack(">hhi", key, version, self.correlation) + text("raw") + (b"\x00" if flexible else b"")
+        )
         self.send(struct.pack(">i", len(head) + len(body)) + head + body)
         return self.answer(flexible)
 
@@ -258,7 +286,7 @@ class Connection:
         return error, high, r.blob(r.num("i")) or b""
 
     def list_offset(self, topic, partition, timestamp):
-        """(error code, timestamp, offset), ListOffsets v8 is flexible: v5 is enough but for -4 and -5 ask v9."""
+        """(error code, timestamp, offset), ListOffsets v5: knows -1 (end), -2 (start), -3 needs v7."""
         body = struct.pack(">ib", -1, 0) + struct.pack(">i", 1) + text(topic)
         body += struct.pack(">i", 1) + struct.pack(">iiq", partition, -1, timestamp)
         r = self.call(2, 5, body)

@@ -47,8 +47,10 @@ class Bucket:
         import pyarrow as pa
         import pyarrow.fs
         import pyarrow.parquet
-        fs = pa.fs.S3FileSystem(access_key=self.key, secret_key=self.secret, endpoint_override=self.endpoint,
-                                region="us-east-1")
+
+        fs = pa.fs.S3FileSystem(
+            access_key=self.key, secret_key=self.secret, endpoint_override=self.endpoint, region="us-east-1"
+        )
         rows = []
         for info in fs.get_file_info(pa.fs.FileSelector(f"{self.bucket}/{self.prefix}", recursive=True)):
             found = re.search(rf"/{re.escape(topic)}/[^/]+/partition=(\d+)/[^/]+\.parquet$", info.path)
@@ -56,11 +58,15 @@ class Bucket:
                 continue
             with fs.open_input_file(info.path) as file:
                 table = pa.parquet.ParquetFile(file, page_checksum_verification=True).read()
-            check(table.column_names == ["_offset", "_timestamp", "_key", "_value", "_headers"],
-                  f"{info.path} has columns {table.column_names}")
+            check(
+                table.column_names == ["_offset", "_timestamp", "_key", "_value", "_headers"],
+                f"{info.path} has columns {table.column_names}",
+            )
             stamps = table["_timestamp"].cast(pa.int64())
             value = table["_value"]
-            value = value.cast(value.type.storage_type) if isinstance(value.type, pa.BaseExtensionType) else value
+            value = (
+                value.cast(value.type.storage_type) if isinstance(value.type, pa.BaseExtensionType) else value
+            )
             columns = (table["_offset"], stamps, table["_key"], value, table["_headers"])
             rows += [row(found.group(1), *cells) for cells in zip(*(c.to_pylist() for c in columns))]
         return rows
@@ -68,28 +74,48 @@ class Bucket:
     def duckdb_connection(self):
         import duckdb
         import duckdb_extension_httpfs
-        db = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
+
+        db = duckdb.connect(
+            config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        )
         extension = next(Path(duckdb_extension_httpfs.__path__[0]).rglob("httpfs.duckdb_extension"))
         db.execute(f"LOAD '{extension}'")
         host = self.endpoint.removeprefix("http://")
-        db.execute(f"CREATE SECRET (TYPE s3, KEY_ID '{self.key}', SECRET '{self.secret}', ENDPOINT '{host}', "
-                   f"URL_STYLE 'path', USE_SSL false, REGION 'us-east-1')")
+        db.execute(
+            f"CREATE SECRET (TYPE s3, KEY_ID '{self.key}', SECRET '{self.secret}', ENDPOINT '{host}', "
+            f"URL_STYLE 'path', USE_SSL false, REGION 'us-east-1')"
+        )
         return db
 
     def duckdb(self, topic):
-        found = self.duckdb_connection().execute(
-            f"SELECT partition, _offset, epoch_us(_timestamp), _key, _value, _headers "
-            f"FROM read_parquet('{self.glob(topic)}', hive_partitioning = true)").fetchall()
+        found = (
+            self.duckdb_connection()
+            .execute(
+                f"SELECT partition, _offset, epoch_us(_timestamp), _key, _value, _headers "
+                f"FROM read_parquet('{self.glob(topic)}', hive_partitioning = true)"
+            )
+            .fetchall()
+        )
         return [row(*cells) for cells in found]
 
     def polars_scan(self, topic):
         import polars
-        return polars.scan_parquet(self.glob(topic), hive_partitioning=True, storage_options={
-            "aws_access_key_id": self.key, "aws_secret_access_key": self.secret, "aws_region": "us-east-1",
-            "aws_endpoint_url": self.endpoint, "aws_allow_http": "true"})
+
+        return polars.scan_parquet(
+            self.glob(topic),
+            hive_partitioning=True,
+            storage_options={
+                "aws_access_key_id": self.key,
+                "aws_secret_access_key": self.secret,
+                "aws_region": "us-east-1",
+                "aws_endpoint_url": self.endpoint,
+                "aws_allow_http": "true",
+            },
+        )
 
     def polars(self, topic):
         import polars as pl
+
         frame = self.polars_scan(topic).with_columns(pl.col("_timestamp").cast(pl.Int64)).collect()
         names = ("partition", "_offset", "_timestamp", "_key", "_value", "_headers")
         return [row(*(cells[n] for n in names)) for cells in frame.iter_rows(named=True)]
@@ -135,12 +161,22 @@ def filtered(bucket, topic, wanted):
     middle = wanted[len(wanted) // 2][1]
     count = sum(1 for r in wanted if r[1] >= middle)
     nulls = sum(1 for r in wanted if r[1] >= middle and r[4] is None)
-    sql = bucket.duckdb_connection().execute(
-        f"SELECT count(*), count(*) FILTER (WHERE _value IS NULL) FROM "
-        f"read_parquet('{bucket.glob(topic)}', hive_partitioning = true) WHERE _offset >= {middle}").fetchone()
+    sql = (
+        bucket.duckdb_connection()
+        .execute(
+            f"SELECT count(*), count(*) FILTER (WHERE _value IS NULL) FROM "
+            f"read_parquet('{bucket.glob(topic)}', hive_partitioning = true) WHERE _offset >= {middle}"
+        )
+        .fetchone()
+    )
     check(sql == (count, nulls), f"{topic}: DuckDB's filter gives {sql}, wanted {(count, nulls)}")
     import polars as pl
-    lazy = bucket.polars_scan(topic).filter(pl.col("_offset") >= middle).select(pl.len(), pl.col("_value").null_count())
+
+    lazy = (
+        bucket.polars_scan(topic)
+        .filter(pl.col("_offset") >= middle)
+        .select(pl.len(), pl.col("_value").null_count())
+    )
     check(lazy.collect().row(0) == (count, nulls), f"{topic}: Polars' filter differs")
 
 

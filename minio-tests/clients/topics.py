@@ -1,9 +1,9 @@
 """Small jobs of the Rust tests.
 
-    topics.py create BOOTSTRAP TOPIC PARTITIONS NAME=VALUE...
-    topics.py fill BOOTSTRAP TOPIC FIRST COUNT     COUNT records "FIRST.." of 1 KiB to partition 0, in order
-    topics.py around BOOTSTRAP TOPIC ROTTEN        reads partition 0 below ROTTEN and from its end: what `fill` wrote
-    topics.py merged BOOTSTRAP TOPIC DIRECTORY     every record of every ledger-* in DIRECTORY once, as load.py says
+topics.py create BOOTSTRAP TOPIC PARTITIONS NAME=VALUE...
+topics.py fill BOOTSTRAP TOPIC FIRST COUNT     COUNT records "FIRST.." of 1 KiB to partition 0, in order
+topics.py around BOOTSTRAP TOPIC ROTTEN        reads partition 0 below ROTTEN and from its end: what `fill` wrote
+topics.py merged BOOTSTRAP TOPIC DIRECTORY     every record of every ledger-* in DIRECTORY once, as load.py says
 """
 
 import struct
@@ -20,6 +20,7 @@ def payload(number):
 
 def create(bootstrap, topic, partitions, *config):
     from confluent_kafka.admin import AdminClient, NewTopic
+
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     settings = dict(item.split("=", 1) for item in config)
     admin.create_topics([NewTopic(topic, int(partitions), 1, config=settings)])[topic].result(30)
@@ -28,11 +29,16 @@ def create(bootstrap, topic, partitions, *config):
 
 def fill(bootstrap, topic, first, count):
     from confluent_kafka import Producer
+
     failures, first, count = [], int(first), int(count)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "batch.size": 50000})
     for number in range(first, first + count):
-        producer.produce(topic, payload(number), partition=0,
-                         on_delivery=lambda error, _: error and failures.append(str(error)))
+        producer.produce(
+            topic,
+            payload(number),
+            partition=0,
+            on_delivery=lambda error, _: error and failures.append(str(error)),
+        )
         producer.poll(0)
     check(producer.flush(30) == 0 and not failures, f"produce failed: {failures[:1]}")
     result(records=first + count)
@@ -66,13 +72,19 @@ def merged(bootstrap, topic, directory):
     entry, acked = struct.Struct("<IQQ"), {}
     for ledger in sorted(Path(directory).glob("ledger-*")):
         for partition, offset, number in entry.iter_unpack(ledger.read_bytes()):
-            check((partition, offset) not in acked, f"offset {offset} of partition {partition} acknowledged twice")
+            check(
+                (partition, offset) not in acked,
+                f"offset {offset} of partition {partition} acknowledged twice",
+            )
             acked[partition, offset] = number
     records = 0
     for partition, offset, _, _, value, _ in replaying(bootstrap, topic):
         records += 1
         wanted = acked.pop((partition, offset), None)
-        check(wanted is not None, f"{topic}-{partition} at {offset}: nobody sent this, though no send was in doubt")
+        check(
+            wanted is not None,
+            f"{topic}-{partition} at {offset}: nobody sent this, though no send was in doubt",
+        )
         check(struct.unpack("<Q", value[:8])[0] == wanted, f"{topic}-{partition} at {offset}: another record")
     check(not acked, f"{len(acked)} acknowledged records are gone")
     result(records=records)
