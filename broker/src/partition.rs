@@ -12,6 +12,8 @@ pub mod follow;
 pub mod open;
 pub mod registry;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod waiters;
 

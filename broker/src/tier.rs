@@ -55,8 +55,8 @@ impl Tier {
         let memory_bytes = usize::try_from(settings.read_memory_bytes).unwrap_or(usize::MAX);
         let read_settings = ReadSettings {
             cache_bytes: settings.cache_bytes - pages_bytes,
-            demand_bytes: memory_bytes / 4 * 3,
-            ahead_bytes: memory_bytes / 4 * 3,
+            demand_bytes: memory_bytes / 2,
+            ahead_bytes: memory_bytes / 2,
             rebuild_threads: settings.worker_threads(),
         };
         let parts = ReadParts {

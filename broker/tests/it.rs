@@ -3,7 +3,9 @@
 mod it {
     pub mod harness;
 
+    mod admin;
     mod bad_input;
+    mod doors;
     mod fetch;
     mod offsets;
     mod produce;

@@ -46,8 +46,8 @@ pub fn error_code(code: i16, message: Option<&str>, what: &str) -> Result<(), Cl
         return Ok(());
     }
     let name = match ResponseError::try_from_code(code) {
+        Some(ResponseError::Unknown(_)) | None => format!("code {code}"),
         Some(error) => format!("{error:?}"),
-        None => format!("code {code}"),
     };
     let message = match message.filter(|text| !text.is_empty()) {
         Some(text) => text.trim_end_matches('.').to_owned(),
@@ -62,8 +62,8 @@ fn explain(code: i16) -> String {
         Some(ResponseError::OffsetOutOfRange) => {
             "the offset is outside of what the partition holds".to_owned()
         }
+        Some(ResponseError::Unknown(_)) | None => "the broker refused".to_owned(),
         Some(error) => error.to_string().trim_end_matches('.').to_owned(),
-        None => "the broker refused".to_owned(),
     }
 }
 

@@ -5,18 +5,20 @@
 //! wait. Errors are told per partition. Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes
 //! as sent).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use highwater_model::Offset;
+use highwater_model::limits::DECOMPRESSED_PER_REQUEST_BYTES_MAX;
 use highwater_wire::kafka::messages::produce_request::PartitionProduceData;
 use highwater_wire::kafka::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use highwater_wire::kafka::messages::{ProduceRequest, ProduceResponse};
 use highwater_wire::kafka::protocol::StrBytes;
-use highwater_wire::{BatchRefusal, validate_produce};
+use highwater_wire::{AcceptedBatch, BatchRefusal, Codec, ProduceRules, validate_produce};
 
 use super::topics::{find_partition, find_topic, unavailable_code};
 use super::{Call, decode, encode, errors};
@@ -31,6 +33,8 @@ const IDS_SINCE: i16 = 13;
 /// First version that may carry zstd (KIP-110).
 const ZSTD_SINCE: i16 = 7;
 const ACKS_ALL: i16 = -1;
+/// What a refused batch is taken to have decompressed to, per byte: the most that a codec can do, about.
+const DECOMPRESSED_PER_BYTE_ASSUMED: usize = 32 * 1024;
 
 thread_local! {
     /// Where batches are decompressed to be judged; its size is bounded by `validate_produce`.
@@ -70,6 +74,10 @@ struct Context<'a> {
     now_ms: i64,
     /// The whole request is refused, e.g. for its acks.
     refusal: Option<(i16, &'static str)>,
+    /// What its batches may still decompress to.
+    decompress_bytes: Cell<usize>,
+    /// What its batches may still decompress to: many small ones must not keep a thread for minutes.
+    decompress_bytes: Cell<usize>,
 }
 
 /// Appends what the request brings, in order, and answers.
@@ -80,8 +88,14 @@ pub fn begin(call: Call<'_>) -> Answer {
     };
     let refusal = refuse_request(&request);
     let (acks, timeout_ms) = (request.acks, request.timeout_ms);
-    let context =
-        Context { node: call.node, version: call.version, acks, now_ms: call.node.now_ms(), refusal };
+    let context = Context {
+        node: call.node,
+        version: call.version,
+        acks,
+        now_ms: call.node.now_ms(),
+        refusal,
+        decompress_bytes: Cell::new(DECOMPRESSED_PER_REQUEST_BYTES_MAX),
+    };
     let view = call.node.partitions.view();
     let mut waits = Vec::new();
     let mut topics = Vec::with_capacity(request.topic_data.len());
@@ -136,12 +150,7 @@ fn produce_one(
     if context.acks == ACKS_ALL && terms.config.min_insync_replicas > 1 {
         return Err(Refused::code(errors::NOT_ENOUGH_REPLICAS));
     }
-    let mut rules = terms.rules;
-    rules.zstd_allowed = context.version >= ZSTD_SINCE;
-    let records = data.records.unwrap_or_default();
-    let batch = SCRATCH
-        .with_borrow_mut(|scratch| validate_produce(&records, &rules, context.now_ms, scratch))
-        .map_err(|refusal| refused_batch(node, &refusal))?;
+    let batch = judge(context, terms.rules, &data.records.unwrap_or_default())?;
     if batch.header.is_transactional() {
         return Err(Refused::told(errors::INVALID_TXN_STATE, "transactions are not served yet"));
     }
@@ -152,6 +161,25 @@ fn produce_one(
         node.metrics.produced_bytes.inc_by(batch.bytes.len() as u64);
     }
     Ok((partition.clone(), appended))
+}
+
+/// Judges one batch. All compressed batches of a request share what they may decompress to, so that many
+/// small bombs cannot keep a thread busy for minutes.
+fn judge(context: &Context<'_>, mut rules: ProduceRules, records: &Bytes) -> Result<AcceptedBatch, Refused> {
+    let left = context.decompress_bytes.get();
+    rules.zstd_allowed = context.version >= ZSTD_SINCE;
+    rules.decompressed_bytes_max = rules.decompressed_bytes_max.min(left);
+    let judged =
+        SCRATCH.with_borrow_mut(|scratch| validate_produce(records, &rules, context.now_ms, scratch));
+    let spent = match &judged {
+        Ok(batch) if batch.header.codec() == Ok(Codec::None) => 0,
+        Ok(batch) => batch.records_bytes,
+        Err(_) => {
+            rules.decompressed_bytes_max.min(records.len().saturating_mul(DECOMPRESSED_PER_BYTE_ASSUMED))
+        }
+    };
+    context.decompress_bytes.set(left.saturating_sub(spent));
+    judged.map_err(|refusal| refused_batch(context.node, &refusal))
 }
 
 fn refused_batch(node: &Node, refusal: &BatchRefusal) -> Refused {

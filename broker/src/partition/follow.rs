@@ -24,36 +24,47 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), OpenError> {
     let _changing = node.partitions.changing.lock().await;
     let state = node.coordinator.state();
     let view = node.partitions.view();
-    let (mut topics, mut is_changed) = (Vec::with_capacity(state.topics.len()), false);
-    let mut missing = Vec::new();
+    let mut topics = Vec::with_capacity(state.topics.len());
+    let (mut changed, mut missing) = (Vec::new(), Vec::new());
     for (id, record) in &state.topics {
         match view.by_id(*id) {
-            Some(topic) if is_current(topic, record) => topics.push(topic.clone()),
-            known => {
-                is_changed = true;
-                missing.push((record.clone(), known.cloned()));
-            }
+            Some(topic) if Arc::ptr_eq(&topic.record, record) => topics.push(topic.clone()),
+            Some(topic) if is_all_open(topic, record) => changed.push(taken_over(topic, record)),
+            known => missing.push((record.clone(), known.cloned())),
         }
     }
     let gone: Vec<Arc<Topic>> =
         view.topics().filter(|topic| !state.topics.contains_key(&topic.id)).cloned().collect();
-    if is_changed || !gone.is_empty() {
+    if !missing.is_empty() {
         let data_dir = node.settings.data_dir.clone();
         let now_ms = node.now_ms();
         let opened = tokio::task::spawn_blocking(move || open_topics(&data_dir, &missing, now_ms));
-        topics.extend(opened.await.expect("opening logs does not panic")?);
+        changed.extend(opened.await.expect("opening logs does not panic")?);
+    }
+    if !changed.is_empty() || !gone.is_empty() {
+        topics.extend(changed.iter().cloned());
         node.partitions.replace(View::new(topics));
-        started(node);
-        for topic in &gone {
-            close_deleted(node, topic).await;
-        }
+        started(node, &changed);
+    }
+    for topic in &gone {
+        close_deleted(node, topic).await;
     }
     Ok(())
 }
 
-/// Whether nothing of the record has changed that its partitions have not taken over.
-fn is_current(topic: &Topic, record: &Arc<TopicRecord>) -> bool {
-    Arc::ptr_eq(&topic.record, record) && topic.slots().iter().all(|slot| matches!(slot, Slot::Open(_)))
+/// Whether every partition of the record is open already: then nothing of the change touches the disk. A
+/// partition that could not be opened is tried again only when its topic's record changes, and at the next
+/// start.
+fn is_all_open(topic: &Topic, record: &TopicRecord) -> bool {
+    topic.slots().len() == record.partitions.len()
+        && topic.slots().iter().all(|slot| matches!(slot, Slot::Open(_)))
+}
+
+fn taken_over(topic: &Topic, record: &Arc<TopicRecord>) -> Arc<Topic> {
+    for (index, partition) in (0..).zip(topic.partitions()) {
+        take_over(partition, record, index);
+    }
+    Arc::new(Topic::new(record.clone(), topic.name.clone(), topic.slots().to_vec()))
 }
 
 type Missing = (Arc<TopicRecord>, Option<Arc<Topic>>);
@@ -114,14 +125,14 @@ fn take_over(partition: &Partition, record: &TopicRecord, index: i32) {
     partition.set_manifest(now.manifest.clone());
 }
 
-/// Sets going what a newly opened or changed partition may need.
-fn started(node: &Arc<Node>) {
+/// Sets going what newly opened or changed partitions may need.
+fn started(node: &Arc<Node>, changed: &[Arc<Topic>]) {
     let view = node.partitions.view();
-    for partition in view.partitions() {
+    for partition in changed.iter().flat_map(|topic| topic.partitions()) {
         if partition.terms().flushes_before_ack() {
             node.flush.push(partition);
         }
-        if partition.has_seal_task() {
+        if partition.wants_offload(node.now_ms()) {
             node.offloads.push(partition);
         }
     }
