@@ -92,8 +92,8 @@ pub fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T
     }
 }
 
-/// Lets real time pass: for faults that must last, and between two looks at another process, which no condition here
-/// can announce.
+/// Lets real time pass: for faults that must last, and between two looks at another process, which no
+/// condition here can announce.
 #[allow(clippy::disallowed_methods)]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);

@@ -1,8 +1,8 @@
 //! The fault proxy: HTTP/1.1 between the broker and its bucket, with the bucket's bad days on demand.
 //!
-//! Owns a listener and one task per connection; requests pass through byte for byte (signatures stay valid). Faults are
-//! switched while traffic flows: latency, bandwidth, a share of 503 answers, answers lost after the store has acted, and
-//! a store that is away (every connection is cut). Counts what it saw by method.
+//! Owns a listener and one task per connection; requests pass through byte for byte (signatures stay valid).
+//! Faults are switched while traffic flows: latency, bandwidth, a share of 503 answers, answers lost after
+//! the store has acted, and a store that is away (every connection is cut). Counts what it saw by method.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -154,7 +154,8 @@ async fn serve(client: TcpStream, upstream: &str, shared: &Shared) -> io::Result
             pass(&mut client_in, &mut tokio::io::sink(), body, faults).await?;
             let length = SLOW_DOWN.len();
             let answer = format!(
-                "HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\r\n{SLOW_DOWN}"
+                "HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n\
+                 Content-Length: {length}\r\n\r\n{SLOW_DOWN}"
             );
             let end = if method == "HEAD" { answer.len() - length } else { answer.len() };
             client_out.write_all(&answer.as_bytes()[..end]).await?;

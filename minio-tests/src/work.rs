@@ -7,8 +7,9 @@ use crate::tools;
 
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A directory under `target/minio-tests`, removed when the test passes and kept when it fails. Holding it is holding
-/// the turn: the tests measure delays and memory, so one runs at a time whatever the runner's thread count.
+/// A directory under `target/minio-tests`, removed when the test passes and kept when it fails. Holding it is
+/// holding the turn: the tests measure delays and memory, so one runs at a time whatever the runner's thread
+/// count.
 pub struct Work {
     path: PathBuf,
     _turn: MutexGuard<'static, ()>,

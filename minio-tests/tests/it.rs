@@ -1,5 +1,5 @@
-//! The end-to-end tests, one binary. Each starts its own MinIO and broker, prints its steps, and fails with the end of
-//! the broker's log. They take turns (see `Work`), whatever the number of test threads.
+//! The end-to-end tests, one binary. Each starts its own MinIO and broker, prints its steps, and fails with
+//! the end of the broker's log. They take turns (see `Work`), whatever the number of test threads.
 
 #[path = "it/bad_bytes.rs"]
 mod bad_bytes;

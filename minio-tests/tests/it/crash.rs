@@ -10,8 +10,8 @@ use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
 
 const TOPIC: &str = "crash";
-/// Name and hit of each point; a hit later than the first catches a partition with history. Segments are small, so that
-/// a manifest has enough objects to spill a page by the time its turn comes.
+/// Name and hit of each point; a hit later than the first catches a partition with history. Segments are
+/// small, so that a manifest has enough objects to spill a page by the time its turn comes.
 const POINTS: [(&str, u32); 8] = [
     ("append-before-write", 300),
     ("append-written", 300),

@@ -1,4 +1,5 @@
-//! The table of awkward values: produce -> seal -> replay -> each Parquet reader, and the refusals beside them.
+//! The table of awkward values: produce -> seal -> replay -> each Parquet reader, and the refusals beside
+//! them.
 
 use highwater_minio_tests::clients::python;
 use highwater_minio_tests::highwater::Spec;

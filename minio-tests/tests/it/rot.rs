@@ -1,5 +1,5 @@
-//! A batch that rots on disk before it is sealed: that partition's sealing stops with an alarm that names the place;
-//! nothing is skipped, produce and hot reads of the rest go on.
+//! A batch that rots on disk before it is sealed: that partition's sealing stops with an alarm that names the
+//! place; nothing is skipped, produce and hot reads of the rest go on.
 
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
