@@ -74,22 +74,14 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let doors = Doors::bind(&settings).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let coordinator = start_coordinator(&settings, clock.clone()).await?;
-    let cluster_id = coordinator.cluster_id();
-    data_dir.check(&cluster_id)?;
-    let names = Names::new(&cluster_id).map_err(ServeError::ClusterId)?;
-    let store = match open_store(&settings, &names, data_dir.is_new()).await {
-        Ok(store) => store,
+    let parts = Parts { settings, data_dir: &mut data_dir, coordinator: coordinator.clone(), clock };
+    let node = match start_node(parts, &doors).await {
+        Ok(node) => node,
         Err(error) => {
-            // Ended in order, Raft has nothing to complain of: the error stays the one line that says what is wrong.
             coordinator.close().await;
             return Err(error);
         }
     };
-    data_dir.claim(settings.node_id, &cluster_id)?;
-    let advertised = doors.advertised(&settings);
-    register(&coordinator, &settings, &advertised).await?;
-    let node = start_node(settings, coordinator, store, names, clock).await?;
-    node.advertised.set(advertised).expect("nobody else sets it");
     let addresses = doors.addresses();
     let mut open = doors.open(&node);
     let took_ms = started.elapsed().as_millis() as u64;
@@ -97,7 +89,7 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
         kafka = %addresses.kafka,
         grpc = %addresses.grpc,
         http = %addresses.http,
-        cluster = %cluster_id,
+        cluster = %coordinator.cluster_id(),
         node = node.settings.node_id,
         store = %node.store.url(),
         took_ms,
@@ -111,7 +103,7 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
         Some(ended) = open.join_next() => Err(door_error(ended)),
     };
     drain(&node, open).await;
-    node.coordinator.close().await;
+    coordinator.close().await;
     tracing::info!("stopped");
     drop(data_dir);
     outcome
@@ -247,16 +239,29 @@ fn advice(problem: &Problem) -> &'static str {
     }
 }
 
-async fn start_node(
+/// What is up before the node.
+struct Parts<'a> {
     settings: Settings,
+    data_dir: &'a mut DataDir,
     coordinator: Coordinator,
-    store: Store,
-    names: Names,
     clock: Arc<dyn Clock>,
-) -> Result<Arc<Node>, ServeError> {
+}
+
+/// Store, registration, node: what can only be done once the cluster is known.
+async fn start_node(parts: Parts<'_>, doors: &Doors) -> Result<Arc<Node>, ServeError> {
+    let Parts { settings, data_dir, coordinator, clock } = parts;
+    let cluster_id = coordinator.cluster_id();
+    data_dir.check(&cluster_id)?;
+    let names = Names::new(&cluster_id).map_err(ServeError::ClusterId)?;
+    let store = open_store(&settings, &names, data_dir.is_new()).await?;
+    data_dir.claim(settings.node_id, &cluster_id)?;
+    let advertised = doors.advertised(&settings);
+    register(&coordinator, &settings, &advertised).await?;
     let tier = Tier::new(&settings, store, names, &coordinator).map_err(NodeError::Thread)?;
     let parts = NodeParts { settings, coordinator, tier, metrics: Metrics::new(), clock };
-    Ok(Node::start(parts).await?)
+    let node = Node::start(parts).await?;
+    node.advertised.set(advertised).expect("nobody else sets it");
+    Ok(node)
 }
 
 fn door_error(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> ServeError {
