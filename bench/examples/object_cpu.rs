@@ -54,7 +54,8 @@ fn main() {
             });
             let (deflate, inflate) = alone(compression, &pages, &mut out, rounds);
             println!(
-                "  {:4} {:4.2}x  seal {:5.0} ({:4.2})  codec alone {:5.0}  |  rebuild {:5.0} ({:5.2})  codec alone {:5.0}  = {:3.0} %",
+                "  {:4} {:4.2}x  seal {:5.0} ({:4.2})  codec alone {:5.0}  |  \
+                 rebuild {:5.0} ({:5.2})  codec alone {:5.0}  = {:3.0} %",
                 compression.name(),
                 segment.bytes.len() as f64 / bytes.len() as f64,
                 megabytes / seal,

@@ -25,7 +25,8 @@ pub fn input(segment: &Segment, compression: Compression) -> SealInput {
     input
 }
 
-/// The object's pages as they are before compression: sealed without it, page headers left in (30 bytes of each MiB).
+/// The object's pages as they are before compression: sealed without it, page headers left in (30 bytes of
+/// each MiB).
 pub fn plain_pages(segment: &Segment) -> Vec<Vec<u8>> {
     let sealed = Sealer::new().seal(&input(segment, Compression::None)).expect("a sound segment");
     pages(&sealed)

@@ -44,8 +44,10 @@ const REMARKS: [&str; 8] = [
 pub fn flight_json(n: u64, numbers: &mut Numbers) -> String {
     let (origin, destination) = (numbers.pick(&AIRPORTS), numbers.pick(&AIRPORTS));
     let mut json = format!(
-        "{{\"id\":{n},\"year\":2013,\"month\":{},\"day\":{},\"dep_time\":{},\"sched_dep_time\":{},\"dep_delay\":{},\
-         \"arr_time\":{},\"sched_arr_time\":{},\"arr_delay\":{},\"carrier\":\"{}\",\"flight\":{},\"tailnum\":\"N{}\",\
+        "{{\"id\":{n},\"year\":2013,\"month\":{},\"day\":{},\"dep_time\":{},\
+         \"sched_dep_time\":{},\"dep_delay\":{},\
+         \"arr_time\":{},\"sched_arr_time\":{},\"arr_delay\":{},\"carrier\":\"{}\",\
+         \"flight\":{},\"tailnum\":\"N{}\",\
          \"origin\":\"{origin}\",\"dest\":\"{destination}\",\"air_time\":{},\"distance\":{},\
          \"time_hour\":\"2013-{:02}-{:02}T{:02}:00:00Z\",\"legs\":[",
         1 + numbers.below(12),

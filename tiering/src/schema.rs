@@ -1,8 +1,8 @@
 //! The one schema of every object: as Parquet stores it and as Arrow readers see it.
 //!
 //! Names, types, nullability and field ids are a contract with whoever reads the bucket (see "Tier object" in
-//! `docs/format.md`): columns may be added behind these, never changed. The Arrow schema is derived from the Parquet
-//! one, so the two cannot disagree. `_value` is the same bytes under every annotation.
+//! `docs/format.md`): columns may be added behind these, never changed. The Arrow schema is derived from the
+//! Parquet one, so the two cannot disagree. `_value` is the same bytes under every annotation.
 
 use std::sync::Arc;
 

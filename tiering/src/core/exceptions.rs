@@ -1,8 +1,9 @@
 //! Timestamps that the `_timestamp` column cannot hold: null there, exact here.
 //!
-//! Microseconds since 1970 in 64 bits hold milliseconds up to 292,000 years either way; -1 is Kafka's "none". What is
-//! left over is kept per stripe as runs of consecutive rows whose timestamps grow by a constant step, so a whole
-//! segment without timestamps costs a few bytes per stripe. Owns that encoding. Must not allocate by a claimed count.
+//! Microseconds since 1970 in 64 bits hold milliseconds up to 292,000 years either way; -1 is Kafka's "none".
+//! What is left over is kept per stripe as runs of consecutive rows whose timestamps grow by a constant step,
+//! so a whole segment without timestamps costs a few bytes per stripe. Owns that encoding. Must not allocate
+//! by a claimed count.
 
 use super::layout_codec::{Varints, put_signed, put_unsigned};
 
@@ -83,8 +84,8 @@ impl ExceptionRuns {
     }
 }
 
-/// Writes the exceptions in `bytes` into `timestamps`, one per row of the stripe. Returns how many rows they were, or
-/// `None` when the bytes are cut short, overlap, or go past the rows.
+/// Writes the exceptions in `bytes` into `timestamps`, one per row of the stripe. Returns how many rows they
+/// were, or `None` when the bytes are cut short, overlap, or go past the rows.
 pub fn fill(bytes: &[u8], timestamps: &mut [i64]) -> Option<usize> {
     let mut varints = Varints::new(bytes);
     let (mut row, mut filled) = (0usize, 0usize);

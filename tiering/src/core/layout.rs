@@ -1,12 +1,13 @@
 //! What an object says of itself: identity, epochs, row groups and their stripes, as the footer holds them.
 //!
-//! Owns the types and the lookups (which row group, which stripe). Must not read files, decompress or know Parquet:
-//! `layout_codec` turns the row-group table into bytes, `object::index` finds it in a file's tail. Invariants held:
-//! 11 in small (row groups and stripes are contiguous in offsets and bytes, increasing, inside the object; checked
-//! by `check` on every load and before every write), 19 (nothing is used before it is checked).
+//! Owns the types and the lookups (which row group, which stripe). Must not read files, decompress or know
+//! Parquet: `layout_codec` turns the row-group table into bytes, `object::index` finds it in a file's tail.
+//! Invariants held: 11 in small (row groups and stripes are contiguous in offsets and bytes, increasing,
+//! inside the object; checked by `check` on every load and before every write), 19 (nothing is used before it
+//! is checked).
 //!
-//! A *stripe* is page k of every column: all columns are cut at the same rows, so that one stripe rebuilds one batch
-//! and a read decodes only the stripes it needs. A *row group* is what one ranged GET brings.
+//! A *stripe* is page k of every column: all columns are cut at the same rows, so that one stripe rebuilds
+//! one batch and a read decodes only the stripes it needs. A *row group* is what one ranged GET brings.
 
 use std::fmt;
 
@@ -129,7 +130,8 @@ pub struct StripeInfo {
     /// Offset after the last record.
     pub end: Offset,
     pub rows: u32,
-    /// Bytes of its records as Kafka frames them in one batch that starts at `first`, without the batch header.
+    /// Bytes of its records as Kafka frames them in one batch that starts at `first`, without the batch
+    /// header.
     pub records_bytes: u64,
     /// Unix milliseconds; exact, exceptions included.
     pub min_timestamp: i64,
@@ -281,8 +283,9 @@ impl ObjectIndex {
         self.row_groups.iter().map(|g| g.max_timestamp).max().unwrap_or(-1)
     }
 
-    /// The row group to read for `offset`: the first with a record at or after it, else the last (whose rebuild then
-    /// covers the trailing gap). `None` when the object has no records or ends at or below `offset`.
+    /// The row group to read for `offset`: the first with a record at or after it, else the last (whose
+    /// rebuild then covers the trailing gap). `None` when the object has no records or ends at or below
+    /// `offset`.
     pub fn row_group_for_offset(&self, offset: Offset) -> Option<usize> {
         if offset >= self.identity.end || self.row_groups.is_empty() {
             return None;
@@ -331,7 +334,8 @@ impl ObjectIndex {
             + stripes * (size_of::<StripeInfo>() + 16)
     }
 
-    /// Checks that the tables agree with each other and lie inside the object. Lookups and rebuild rely on it.
+    /// Checks that the tables agree with each other and lie inside the object. Lookups and rebuild rely on
+    /// it.
     ///
     /// # Errors
     /// The first contradiction.

@@ -1,8 +1,8 @@
 //! The row-group table as bytes: format version, then LEB128 varints (see "Tier object" in `docs/format.md`).
 //!
-//! Owns that layout and its version. Must not allocate by a claimed count: a count is first held against the bytes
-//! that are left. The bytes are checksummed by the footer (invariant 19), versioned (invariant 18), and what comes
-//! out is checked by `ObjectIndex::check` before use.
+//! Owns that layout and its version. Must not allocate by a claimed count: a count is first held against the
+//! bytes that are left. The bytes are checksummed by the footer (invariant 19), versioned (invariant 18), and
+//! what comes out is checked by `ObjectIndex::check` before use.
 
 use highwater_model::Offset;
 use highwater_model::limits::OBJECT_EXCEPTIONS_INLINE_BYTES_MAX;

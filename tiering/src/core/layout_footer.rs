@@ -1,8 +1,9 @@
 //! What an object says of itself, as the text key-values of its Parquet footer, and back.
 //!
-//! Owns the keys (a contract: `docs/format.md`, "Tier object") and the checksum over them. Values are readable where a
-//! person would look (identity, epochs, timestamp types) and base64 where only this program does (row-group table,
-//! producer snapshot). Nothing is used before the checksum matches (invariant 19) and `ObjectIndex::check` agrees.
+//! Owns the keys (a contract: `docs/format.md`, "Tier object") and the checksum over them. Values are
+//! readable where a person would look (identity, epochs, timestamp types) and base64 where only this program
+//! does (row-group table, producer snapshot). Nothing is used before the checksum matches (invariant 19) and
+//! `ObjectIndex::check` agrees.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

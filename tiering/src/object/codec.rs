@@ -1,7 +1,7 @@
 //! Compressing and decompressing one page, with contexts and buffers that are used again.
 //!
-//! Owns the choice of level and of codec library. Must not trust a length: the caller has bounded what it asks for, and
-//! a page that yields another number of bytes is refused.
+//! Owns the choice of level and of codec library. Must not trust a length: the caller has bounded what it
+//! asks for, and a page that yields another number of bytes is refused.
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
@@ -65,7 +65,8 @@ impl PageDecompressor {
         PageDecompressor { zstd: zstd::bulk::Decompressor::new().expect("a context is a few hundred KiB") }
     }
 
-    /// The page's `length` bytes: in `buffer`, which grows as needed and is not zeroed again, or `page` itself.
+    /// The page's `length` bytes: in `buffer`, which grows as needed and is not zeroed again, or `page`
+    /// itself.
     ///
     /// # Errors
     /// `Malformed` when the page does not hold exactly `length` bytes.

@@ -1,8 +1,9 @@
 //! The columns of one stripe while its records are collected, and their pages once it is cut.
 //!
-//! Owns the one copy that a record's bytes make on their way to a page: key and value go from the batch straight behind
-//! a gap in the column's buffer, and when the stripe is cut, levels and lengths (known only then) are laid into the gap
-//! so that the page lies in one piece for the compressor. Must not know files or batches. Buffers are used again.
+//! Owns the one copy that a record's bytes make on their way to a page: key and value go from the batch
+//! straight behind a gap in the column's buffer, and when the stripe is cut, levels and lengths (known only
+//! then) are laid into the gap so that the page lies in one piece for the compressor. Must not know files or
+//! batches. Buffers are used again.
 
 use highwater_model::Offset;
 use highwater_model::limits::{OBJECT_KEY_STATISTICS_BYTES_MAX, OBJECT_STRIPE_ROWS_MAX};
@@ -15,8 +16,8 @@ use crate::core::layout::{
     COLUMN_HEADER_KEY, COLUMN_HEADER_VALUE, COLUMN_KEY, COLUMN_OFFSET, COLUMN_TIMESTAMP, COLUMN_VALUE,
 };
 
-/// Room before a column's bytes for the levels and lengths of a full stripe: the length prefix and one bit per row,
-/// then the lengths at their worst.
+/// Room before a column's bytes for the levels and lengths of a full stripe: the length prefix and one bit
+/// per row, then the lengths at their worst.
 const GAP_BYTES: usize = 16 + OBJECT_STRIPE_ROWS_MAX / 8 + delta::lengths_bytes_max(OBJECT_STRIPE_ROWS_MAX);
 
 /// Key, value or header bytes of a stripe's rows.
@@ -369,7 +370,8 @@ impl StripeColumns {
     }
 }
 
-/// An upper bound of `key` of limited length: cut, then raised by one; the whole key when it cannot be raised.
+/// An upper bound of `key` of limited length: cut, then raised by one; the whole key when it cannot be
+/// raised.
 fn cut_upper(key: &[u8]) -> (Vec<u8>, bool) {
     if key.len() <= OBJECT_KEY_STATISTICS_BYTES_MAX {
         return (key.to_vec(), true);

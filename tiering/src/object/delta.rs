@@ -1,8 +1,8 @@
 //! DELTA_BINARY_PACKED: offsets, timestamps, and the lengths inside DELTA_LENGTH_BYTE_ARRAY.
 //!
-//! Blocks of 128 values in four miniblocks, as every Parquet writer makes them and as the only form read here. Deltas
-//! wrap, so every `i64` survives. Must not allocate by a count from the page: the caller says how many values there
-//! must be, and each block is held against the bytes left (invariant 19).
+//! Blocks of 128 values in four miniblocks, as every Parquet writer makes them and as the only form read
+//! here. Deltas wrap, so every `i64` survives. Must not allocate by a count from the page: the caller says
+//! how many values there must be, and each block is held against the bytes left (invariant 19).
 
 use super::ObjectError;
 
@@ -116,8 +116,8 @@ fn take_signed(bytes: &mut &[u8]) -> Result<i64, ObjectError> {
     Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
 }
 
-/// Reads exactly `count` values from the start of `bytes` into the start of `out`, which grows if it is shorter, and
-/// cuts them off `bytes`.
+/// Reads exactly `count` values from the start of `bytes` into the start of `out`, which grows if it is
+/// shorter, and cuts them off `bytes`.
 ///
 /// # Errors
 /// `Malformed` when the bytes hold another count, another block size, or end early.
@@ -272,7 +272,10 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..200), count in 0usize..300) {
+        fn any_bytes_are_refused_or_read(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            count in 0usize..300,
+        ) {
             let mut head = vec![0x80, 1, 4];
             put_unsigned(&mut head, count as u64);
             head.extend_from_slice(&bytes);

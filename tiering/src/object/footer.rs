@@ -1,8 +1,9 @@
-//! The end of an object: bloom filters, page indexes and the Parquet footer, through the `parquet` crate's own writers.
+//! The end of an object: bloom filters, page indexes and the Parquet footer, through the `parquet` crate's
+//! own writers.
 //!
-//! Owns how the facts kept per page become statistics: exact bounds on `_offset` and `_timestamp`, cut ones on `_key`,
-//! none but null counts on `_value`. Must not touch row-group bytes. Statistics serve other engines; our own reader uses
-//! the key-values only.
+//! Owns how the facts kept per page become statistics: exact bounds on `_offset` and `_timestamp`, cut ones
+//! on `_key`, none but null counts on `_value`. Must not touch row-group bytes. Statistics serve other
+//! engines; our own reader uses the key-values only.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -93,10 +94,10 @@ impl Write for Tail {
     }
 }
 
-/// `TrackedWrite` counts from 0, and positions in the footer are counted by it: let it count the row groups, whose
-/// bytes lie elsewhere, without looking at them.
+/// `TrackedWrite` counts from 0, and positions in the footer are counted by it: let it count the row groups,
+/// whose bytes lie elsewhere, without looking at them.
 fn skip_to(tracked: &mut TrackedWrite<&mut Tail>, position: u64) -> io::Result<()> {
-    const NOTHING: [u8; 64 * 1024] = [0; 64 * 1024];
+    static NOTHING: [u8; 64 * 1024] = [0; 64 * 1024];
     let mut left = position;
     while left > 0 {
         let step = left.min(NOTHING.len() as u64);

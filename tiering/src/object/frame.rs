@@ -1,7 +1,8 @@
 //! Kafka framing: records as varints and bytes straight into the answer, and the batch header around them.
 //!
-//! Owns the bytes of a rebuilt batch. A record is measured once and written once, into room that is zeroed at most once.
-//! Batches have no producer (id -1): sequence numbers were judged when the records were produced. Reference: KIP-98.
+//! Owns the bytes of a rebuilt batch. A record is measured once and written once, into room that is zeroed at
+//! most once. Batches have no producer (id -1): sequence numbers were judged when the records were produced.
+//! Reference: KIP-98.
 
 use highwater_model::{LeaderEpoch, Offset};
 use highwater_wire::batch::{self, LENGTH_PREFIX_BYTES, NO_PRODUCER_ID, NO_TIMESTAMP};
@@ -11,8 +12,8 @@ use highwater_wire::{BatchHeader, Codec, HEADER_BYTES, TimestampType};
 use super::stripe::RecordHeaders;
 
 const MAGIC: i8 = 2;
-/// Records from this size on are appended piece by piece; smaller ones are written into zeroed room, which costs less
-/// than three appends.
+/// Records from this size on are appended piece by piece; smaller ones are written into zeroed room, which
+/// costs less than three appends.
 const APPENDED_BYTES_MIN: usize = 512;
 /// How much room is zeroed at a time.
 const ROOM_BYTES: usize = 8 * 1024;
@@ -136,8 +137,8 @@ impl<'a> BatchWriter<'a> {
         self.out.reserve(needed.saturating_sub(self.out.len()));
     }
 
-    /// The next `bytes` of the output, to be overwritten. What lies behind what is written is zeroed a little at a
-    /// time, just before it is used.
+    /// The next `bytes` of the output, to be overwritten. What lies behind what is written is zeroed a little
+    /// at a time, just before it is used.
     #[inline(always)]
     fn room(&mut self, bytes: usize) -> &mut [u8] {
         if self.out.len() - self.at < bytes {
@@ -163,9 +164,9 @@ impl<'a> BatchWriter<'a> {
         self.at += HEADER_BYTES;
     }
 
-    /// Writes `record` into the open batch if it can stand there: same epoch, same timestamp type (and the same
-    /// timestamp, where the batch has only one), deltas that fit, a batch of at most `batch_bytes_max` and an output of
-    /// at most `bytes_max`. The first record of a batch always can.
+    /// Writes `record` into the open batch if it can stand there: same epoch, same timestamp type (and the
+    /// same timestamp, where the batch has only one), deltas that fit, a batch of at most `batch_bytes_max`
+    /// and an output of at most `bytes_max`. The first record of a batch always can.
     #[inline(always)]
     pub fn try_push(&mut self, record: &Framed<'_>, batch_bytes_max: usize, bytes_max: usize) -> bool {
         let Some(open) = &mut self.open else {
@@ -200,8 +201,8 @@ impl<'a> BatchWriter<'a> {
         true
     }
 
-    /// Completes the open batch, if any; it covers offsets to `end` when that is further than its last record.
-    /// Returns the offset after the batch.
+    /// Completes the open batch, if any; it covers offsets to `end` when that is further than its last
+    /// record. Returns the offset after the batch.
     pub fn close(&mut self, end: Option<Offset>) -> Option<Offset> {
         let open = self.open.take()?;
         let last = end.map_or(open.last_offset, |end| (end - 1).max(open.last_offset));
@@ -234,7 +235,8 @@ impl<'a> BatchWriter<'a> {
         Some(header.next_offset())
     }
 
-    /// A batch without records that takes a consumer from `from` to `end`: what compaction leaves in Kafka too.
+    /// A batch without records that takes a consumer from `from` to `end`: what compaction leaves in Kafka
+    /// too.
     pub fn put_empty(&mut self, from: Offset, end: Offset, kind: BatchKind) {
         assert!(from < end, "there is something to cover");
         let base = from.max(end - 1 - i64::from(i32::MAX));

@@ -1,7 +1,8 @@
 //! Finding an object's index in the last bytes of its file.
 //!
-//! Owns the way from a tail to `ObjectIndex`: length, Parquet's footer (walked, not decoded: see `thrift`), our
-//! key-values (see `core::layout_footer`). Must not allocate by a claimed length beyond the bytes handed in.
+//! Owns the way from a tail to `ObjectIndex`: length, Parquet's footer (walked, not decoded: see `thrift`),
+//! our key-values (see `core::layout_footer`). Must not allocate by a claimed length beyond the bytes handed
+//! in.
 
 use highwater_model::limits::OBJECT_FOOTER_BYTES_MAX;
 
@@ -17,8 +18,8 @@ impl ObjectIndex {
     /// Reads the index from `tail`, the last bytes of an object that has `object_bytes` in all.
     ///
     /// # Errors
-    /// `TailTooShort` says how many bytes to fetch instead (never more than `OBJECT_FOOTER_BYTES_MAX` and the end);
-    /// anything else means that the bytes are no object of ours, or damaged.
+    /// `TailTooShort` says how many bytes to fetch instead (never more than `OBJECT_FOOTER_BYTES_MAX` and the
+    /// end); anything else means that the bytes are no object of ours, or damaged.
     pub fn parse(tail: &[u8], object_bytes: u64) -> Result<ObjectIndex, ObjectError> {
         let broken = ObjectError::NotParquet;
         if tail.len() as u64 > object_bytes || object_bytes < (MAGIC.len() + END_BYTES) as u64 {

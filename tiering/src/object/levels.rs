@@ -1,8 +1,9 @@
-//! Definition and repetition levels: Parquet's hybrid of run-length and bit-packed encoding, behind a 4-byte length, as
-//! data pages of version 1 have them.
+//! Definition and repetition levels: Parquet's hybrid of run-length and bit-packed encoding, behind a 4-byte
+//! length, as data pages of version 1 have them.
 //!
-//! Levels that are all the same become one run and are read back without touching a buffer; mixed ones are bit-packed.
-//! Must not allocate by a count from the page: the caller says how many levels there must be (invariant 19).
+//! Levels that are all the same become one run and are read back without touching a buffer; mixed ones are
+//! bit-packed. Must not allocate by a count from the page: the caller says how many levels there must be
+//! (invariant 19).
 
 use super::ObjectError;
 
@@ -54,8 +55,8 @@ pub enum Levels {
     Mixed,
 }
 
-/// Reads `count` levels with their length prefix from the start of `page`, and cuts them off it. Mixed ones are left in
-/// `out`, one per byte.
+/// Reads `count` levels with their length prefix from the start of `page`, and cuts them off it. Mixed ones
+/// are left in `out`, one per byte.
 ///
 /// # Errors
 /// `Malformed` when the bytes do not hold exactly `count` levels of at most `max`.
@@ -160,7 +161,10 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..64), count in 0usize..500) {
+        fn any_bytes_are_refused_or_read(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            count in 0usize..500,
+        ) {
             let mut page = &bytes[..];
             let mut out = Vec::new();
             if let Ok(Levels::Mixed) = decode(&mut page, count, 2, 2, &mut out) {

@@ -1,8 +1,9 @@
 //! Row group -> Kafka batches.
 //!
-//! Owns which stripes a read decodes and where batches are cut: at epochs, at timestamp types, at `REBUILT_BATCH_BYTES_MAX`,
-//! at the reader's budget. Every page is verified before use (invariant 19); on an error the output is as before.
-//! Batches cover the object's trailing gap, so that a consumer always gets past the offsets that have no record.
+//! Owns which stripes a read decodes and where batches are cut: at epochs, at timestamp types, at
+//! `REBUILT_BATCH_BYTES_MAX`, at the reader's budget. Every page is verified before use (invariant 19); on an
+//! error the output is as before. Batches cover the object's trailing gap, so that a consumer always gets
+//! past the offsets that have no record.
 
 use highwater_model::Offset;
 use highwater_model::limits::REBUILT_BATCH_BYTES_MAX;
@@ -45,9 +46,10 @@ impl Rebuilder {
         Rebuilder { decoder: StripeDecoder::new() }
     }
 
-    /// Appends batches with the records from `from_offset` on to `out`: at least one record (or, in the object's
-    /// trailing gap, one empty batch), then whole batches while they fit into `max_bytes`. After the first stripe, a
-    /// further one is begun only if all of it fits, so that successive reads decode each stripe once.
+    /// Appends batches with the records from `from_offset` on to `out`: at least one record (or, in the
+    /// object's trailing gap, one empty batch), then whole batches while they fit into `max_bytes`. After the
+    /// first stripe, a further one is begun only if all of it fits, so that successive reads decode each
+    /// stripe once.
     ///
     /// `raw` is all of row group `row_group`; `from_offset` lies below its end.
     ///
@@ -82,8 +84,8 @@ impl Rebuilder {
         }
     }
 
-    /// The first record of the row group with a timestamp of at least `timestamp` (Unix milliseconds) and an offset of
-    /// at least `from_offset`. Decodes offsets and timestamps only.
+    /// The first record of the row group with a timestamp of at least `timestamp` (Unix milliseconds) and an
+    /// offset of at least `from_offset`. Decodes offsets and timestamps only.
     ///
     /// # Errors
     /// When `raw` is not what was sealed.
@@ -115,8 +117,8 @@ impl Rebuilder {
     }
 }
 
-/// Appends one batch without records that takes a consumer from `from_offset` to the object's end: for an object that
-/// has no records at all.
+/// Appends one batch without records that takes a consumer from `from_offset` to the object's end: for an
+/// object that has no records at all.
 pub fn cover_gap(index: &ObjectIndex, from_offset: Offset, out: &mut Vec<u8>) -> Rebuilt {
     let end = index.identity.end;
     let mut writer = BatchWriter::new(out);
@@ -190,8 +192,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes the stripe's records from `next_offset` on; leaves the last batch open. Returns whether all were written,
-    /// else the last batch is closed.
+    /// Writes the stripe's records from `next_offset` on; leaves the last batch open. Returns whether all
+    /// were written, else the last batch is closed.
     fn emit(&mut self, mut stripe: Stripe<'_>, writer: &mut BatchWriter<'_>) -> bool {
         let first = stripe.row_for(self.next_offset);
         stripe.skip(first);
@@ -214,7 +216,8 @@ impl Run<'_> {
         true
     }
 
-    /// Closes the open batch and begins another with `record`, unless it does not fit into the budget any more.
+    /// Closes the open batch and begins another with `record`, unless it does not fit into the budget any
+    /// more.
     #[inline(never)]
     fn begin_batch(&mut self, record: &Framed<'_>, writer: &mut BatchWriter<'_>) -> bool {
         if let Some(next) = writer.close(None) {

@@ -1,7 +1,7 @@
 //! The column chunks of one row group while its stripes are appended, and what its footer entry will say.
 //!
-//! Owns the order of bytes inside a row group and the facts kept per page. Must not know records: it is handed cut
-//! stripes. Holds invariant 19 on the writing side: every page gets its CRC here.
+//! Owns the order of bytes inside a row group and the facts kept per page. Must not know records: it is
+//! handed cut stripes. Holds invariant 19 on the writing side: every page gets its CRC here.
 
 use bytes::Bytes;
 use highwater_model::Offset;

@@ -1,8 +1,9 @@
 //! Segment -> object.
 //!
-//! Owns where stripes and row groups are cut, and the order of the work: records into columns (one copy), full columns
-//! into compressed pages, pages into row groups, then the footer. Must not skip what it cannot read: see `segment`.
-//! Invariants: 8 (an object is built once, under an upload id of its own), 11 (its ranges are contiguous), 19.
+//! Owns where stripes and row groups are cut, and the order of the work: records into columns (one copy),
+//! full columns into compressed pages, pages into row groups, then the footer. Must not skip what it cannot
+//! read: see `segment`. Invariants: 8 (an object is built once, under an upload id of its own), 11 (its
+//! ranges are contiguous), 19.
 
 use bytes::{Bytes, BytesMut};
 use highwater_log::EpochStart;
@@ -32,12 +33,13 @@ pub struct AbortedRange {
 #[derive(Clone, Debug)]
 pub struct SealInput {
     pub identity: ObjectIdentity,
-    /// Leader epochs with their first offsets, increasing; the first at or below `identity.start`. Entries outside the
-    /// range do no harm. Each batch must carry the epoch that this table gives its offset.
+    /// Leader epochs with their first offsets, increasing; the first at or below `identity.start`. Entries
+    /// outside the range do no harm. Each batch must carry the epoch that this table gives its offset.
     pub epochs: Vec<EpochStart>,
     /// Producers' state at `identity.end`, kept as it is.
     pub producer_snapshot: Vec<u8>,
-    /// Batches one after another; the first may start below `identity.start`, the last end above `identity.end`.
+    /// Batches one after another; the first may start below `identity.start`, the last end above
+    /// `identity.end`.
     pub segment: Bytes,
     pub value_format: ValueFormat,
     pub compression: Compression,
@@ -69,7 +71,8 @@ impl SealInput {
 /// Why a segment was not sealed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The segment's bytes cannot be trusted from here on. Sealing of the partition must stop and someone must look.
+    /// The segment's bytes cannot be trusted from here on. Sealing of the partition must stop and someone
+    /// must look.
     #[error("rotten batch at byte {position}, where offset {offset} was to follow: {what}")]
     Rotten { offset: Offset, position: u64, what: String },
     /// The call itself is wrong.

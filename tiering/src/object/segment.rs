@@ -1,8 +1,8 @@
 //! The committed data records of a segment, in offset order, each batch verified.
 //!
-//! Owns what is left out (control batches, aborted transactions, offsets outside the range) and what is never left out:
-//! a batch that does not match its CRC, does not parse, or does not follow the one before it stops the seal with its
-//! place (invariant 19). Must not skip anything silently.
+//! Owns what is left out (control batches, aborted transactions, offsets outside the range) and what is never
+//! left out: a batch that does not match its CRC, does not parse, or does not follow the one before it stops
+//! the seal with its place (invariant 19). Must not skip anything silently.
 
 use highwater_model::limits::SEAL_BATCH_BYTES_MAX;
 use highwater_wire::batch::check_crc;

@@ -1,8 +1,9 @@
 //! Pages of one stripe -> columns that can be walked row by row.
 //!
-//! Owns what is checked before a page is used: its header must be exactly the one that was written, its CRC must match,
-//! its counts must be the table's (invariant 19). Skips decoding what the table already says (dense offsets, no keys,
-//! no headers), never the checksums. Buffers grow by what the checksummed table allows and are used again.
+//! Owns what is checked before a page is used: its header must be exactly the one that was written, its CRC
+//! must match, its counts must be the table's (invariant 19). Skips decoding what the table already says
+//! (dense offsets, no keys, no headers), never the checksums. Buffers grow by what the checksummed table
+//! allows and are used again.
 
 use highwater_model::Offset;
 
@@ -402,7 +403,8 @@ fn decode_lengths(page: &mut &[u8], present: usize, lengths: &mut Vec<i64>) -> R
         negative |= *length;
         total = total.wrapping_add(*length as u64);
     }
-    // No overflow without a negative length: fewer than 2^32 lengths, and any above the page's size shows in the sum.
+    // No overflow without a negative length: fewer than 2^32 lengths, and any above the page's size shows in
+    // the sum.
     if negative < 0
         || lengths[..present].iter().any(|l| *l as u64 > page.len() as u64)
         || total != page.len() as u64

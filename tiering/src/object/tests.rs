@@ -1,4 +1,5 @@
-//! Seal and rebuild against a naive reference, against damage, and through the `parquet` crate's own Arrow reader.
+//! Seal and rebuild against a naive reference, against damage, and through the `parquet` crate's own Arrow
+//! reader.
 
 mod damage;
 mod fixture;

@@ -1,9 +1,9 @@
-//! The little of Thrift's compact protocol that the hot paths need: page headers both ways, and finding the key-values
-//! of a file's footer without decoding the rest.
+//! The little of Thrift's compact protocol that the hot paths need: page headers both ways, and finding the
+//! key-values of a file's footer without decoding the rest.
 //!
-//! Everything else of Parquet's metadata is written by the `parquet` crate (see `footer`). Must not allocate by a
-//! claimed count: every length is held against the bytes left first, nesting is bounded (invariants 16, 19).
-//! Reference: `parquet.thrift` and the Thrift compact protocol's specification.
+//! Everything else of Parquet's metadata is written by the `parquet` crate (see `footer`). Must not allocate
+//! by a claimed count: every length is held against the bytes left first, nesting is bounded (invariants 16,
+//! 19). Reference: `parquet.thrift` and the Thrift compact protocol's specification.
 
 use highwater_model::limits::OBJECT_THRIFT_DEPTH_MAX;
 
@@ -95,8 +95,8 @@ impl PageHeader {
         writer
     }
 
-    /// Reads a header from the start of `bytes`; returns it and its length. Only the exact form that `write` gives is
-    /// accepted, so that no flipped bit of it can pass.
+    /// Reads a header from the start of `bytes`; returns it and its length. Only the exact form that `write`
+    /// gives is accepted, so that no flipped bit of it can pass.
     pub fn read(bytes: &[u8]) -> Option<(PageHeader, usize)> {
         let mut input = Compact::new(bytes);
         let page_type = input.next_i32()?;

@@ -58,7 +58,11 @@ fn table() -> impl Strategy<Value = (i64, Vec<RowGroupInfo>)> {
 
 proptest! {
     #[test]
-    fn any_table_reads_back((start, groups) in table(), cut in any::<prop::sample::Index>(), flip in any::<prop::sample::Index>()) {
+    fn any_table_reads_back(
+        (start, groups) in table(),
+        cut in any::<prop::sample::Index>(),
+        flip in any::<prop::sample::Index>(),
+    ) {
         let bytes = encode_table(&groups, start);
         prop_assert_eq!(&decode_table(&bytes, start), &Ok(groups));
         prop_assert!(decode_table(&bytes[..cut.index(bytes.len())], start).is_err());

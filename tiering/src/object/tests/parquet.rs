@@ -1,4 +1,5 @@
-//! Objects through the eyes of the `parquet` crate: its Arrow reader, its statistics, its page indexes, its filters.
+//! Objects through the eyes of the `parquet` crate: its Arrow reader, its statistics, its page indexes, its
+//! filters.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};

@@ -1,4 +1,5 @@
-//! Any records, any batches, any codec: what goes in comes out, wherever the reader starts and whatever it may hold.
+//! Any records, any batches, any codec: what goes in comes out, wherever the reader starts and whatever it
+//! may hold.
 
 use highwater_wire::Codec;
 use proptest::prelude::*;

@@ -1,4 +1,5 @@
-//! Ranges that do not end where records do: cut batches, gaps, control batches, aborted records, nothing at all.
+//! Ranges that do not end where records do: cut batches, gaps, control batches, aborted records, nothing at
+//! all.
 
 use highwater_wire::Batches;
 
