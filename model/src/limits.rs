@@ -117,6 +117,8 @@ pub const FETCH_SESSION_PARTITIONS_MAX: usize = 500_000;
 /// A session unused for this long may be evicted, in milliseconds (Kafka's
 /// `min.incremental.fetch.session.eviction.ms`).
 pub const FETCH_SESSION_EVICTION_MS: i64 = 120_000;
+/// What all compressed batches of one produce request may decompress to, in bytes; the rest is refused.
+pub const DECOMPRESSED_PER_REQUEST_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Fetches that wait for data of one partition.
 pub const FETCH_WAITERS_PER_PARTITION_MAX: usize = 10_000;
 /// Producer ids that the broker takes from the coordinator at a time.

@@ -76,8 +76,6 @@ struct Context<'a> {
     refusal: Option<(i16, &'static str)>,
     /// What its batches may still decompress to.
     decompress_bytes: Cell<usize>,
-    /// What its batches may still decompress to: many small ones must not keep a thread for minutes.
-    decompress_bytes: Cell<usize>,
 }
 
 /// Appends what the request brings, in order, and answers.

@@ -152,3 +152,69 @@ async fn too_many_connections_are_turned_away() {
     harness.client().await.put("t", 0, batch(&[b"x"])).await;
     harness.stop().await;
 }
+
+/// A small generator: tests must not differ from run to run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % below
+    }
+}
+
+#[tokio::test]
+async fn mangled_requests_of_every_api_harm_nobody() {
+    let harness = Harness::start_with(|s| s.connection_idle_ms = 1_000).await;
+    harness.create_topic("t", 1, &[]).await;
+    let mut good = harness.client().await;
+    let mut dice = Dice(7);
+    for round in 0..600 {
+        let mut client = harness.client().await;
+        let mut bytes = match round % 3 {
+            0 => {
+                let range = api::SERVED[dice.roll(api::SERVED.len())];
+                let version = range.min + dice.roll((range.max - range.min + 1) as usize) as i16;
+                let mut body = [&range.key.to_be_bytes()[..], &version.to_be_bytes(), &[0; 4]].concat();
+                body.extend((0..dice.roll(80)).map(|_| [0, 0, 1, 0xff, 0x7f, 2][dice.roll(6)]));
+                framed(&body)
+            }
+            1 => client.frame(api::FETCH, 12, &fetch_request("t", &[(0, 0)], 0, 1)).to_vec(),
+            _ => client.frame(api::PRODUCE, 9, &produce_request(1, "t", &[(0, batch(&[b"x"]))])).to_vec(),
+        };
+        for _ in 0..1 + dice.roll(3) {
+            let at = 4 + dice.roll(bytes.len() - 4);
+            bytes[at] = dice.roll(256) as u8;
+        }
+        // Whatever comes back, or nothing: half of them also leave in the middle.
+        let end = if dice.roll(2) == 0 { bytes.len() } else { dice.roll(bytes.len()) };
+        let _ = client.stream.write_all(&bytes[..end]).await;
+        if round % 50 == 0 {
+            good.put("t", 0, batch(&[b"fine"])).await;
+        }
+    }
+    let end = good.list_offset(5, "t", 0, -1).await.offset;
+    assert!(end >= 12, "{end}");
+    assert_eq!(good.consume("t", 0, 0, end).await.len() as i64, end, "what was let in can be read");
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn bombs_in_one_request_share_a_limit() {
+    use highwater_wire::{BatchBuilder, Codec};
+    let harness = Harness::start().await;
+    harness.create_topic("t", 1, &[("max.message.bytes", "8388608")]).await;
+    let mut client = harness.client().await;
+    let mut builder = BatchBuilder::new(Codec::Zstd);
+    for _ in 0..60 {
+        builder.push(now_ms(), None, Some(&vec![0; 1 << 20]), &[]);
+    }
+    let bomb = builder.build();
+    assert!(bomb.len() < 100_000);
+    let bombs: Vec<_> = (0..40).map(|_| (0, bomb.clone())).collect();
+    let response: ProduceResponse = client.call(api::PRODUCE, 9, &produce_request(1, "t", &bombs)).await;
+    let codes: Vec<i16> = response.responses[0].partition_responses.iter().map(|p| p.error_code).collect();
+    assert_eq!(codes[0], 0, "one alone is within the topic's limit");
+    assert_eq!(codes[39], 10, "together they are not: {codes:?}");
+    harness.stop().await;
+}

@@ -213,6 +213,32 @@ async fn a_rotten_segment_stops_sealing_with_an_alarm_and_nothing_else() {
     harness.stop().await;
 }
 
+#[tokio::test]
+async fn a_bucket_that_is_away_delays_only_the_tier() {
+    let harness = Harness::start().await;
+    harness.create_topic("t", 1, SMALL_SEGMENTS).await;
+    let objects = harness.data_dir().join("objects");
+    let away = harness.data_dir().join("away");
+    // A file where the bucket was: every request fails.
+    std::fs::rename(&objects, &away).or_else(|_| std::fs::create_dir(&away)).expect("away");
+    std::fs::write(&objects, b"no directory").expect("blocked");
+    let mut client = harness.client().await;
+    let expected = fill(&mut client, "t", 0, 200).await;
+    let view = harness.node.partitions.view();
+    let partition = view.partitions().next().expect("one").clone();
+    until("the offload fails and says why", || partition.offload_trouble_reason().is_some()).await;
+    same(&client.consume("t", 0, 0, 200).await, &expected);
+    assert_eq!(harness.node.evict_now("t").await.expect("evicts nothing"), 0);
+    let refused = harness.node.offload_now("t", Duration::from_millis(100)).await.expect_err("away");
+    assert!(refused.to_string().starts_with("t-0: "), "{refused}");
+    std::fs::remove_file(&objects).expect("unblocked");
+    std::fs::rename(&away, &objects).expect("back");
+    harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
+    assert!(harness.node.evict_now("t").await.expect("evicted") > 0);
+    same(&client.consume("t", 0, 0, 200).await, &expected);
+    harness.stop().await;
+}
+
 fn count_objects(dir: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries

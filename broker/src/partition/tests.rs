@@ -1,0 +1,148 @@
+//! A partition over a simulated disk: what its watermark, waiters and bounds do when the disk fails.
+
+use highwater_log::LogSettings;
+use highwater_log::disk::{Fault, SimDisk};
+use highwater_model::TopicId;
+use highwater_tiering::core::manifest::{Edit, EditRequest, ObjectEntry};
+use highwater_wire::{BatchBuilder, BatchHeader, Codec};
+use uuid::Uuid;
+
+use super::*;
+use crate::core::fetch_plan::Grant;
+use crate::core::fetch_session::Want;
+
+fn open(disk: &SimDisk, flush_messages: &str, manifest: Manifest) -> Arc<Partition> {
+    let overrides = [("flush.messages".to_owned(), flush_messages.to_owned())].into();
+    let config = Arc::new(TopicConfig::from_overrides(&overrides).expect("legal"));
+    let (log, _) = PartitionLog::open_on(Arc::new(disk.clone()), LogSettings::default(), 0).expect("opened");
+    let tp = TopicPartition::new(TopicId(Uuid::from_u128(1)), 0);
+    Arc::new(Partition::new(tp, "t".into(), Terms::new(config, 0), log, Arc::new(manifest)))
+}
+
+/// What `Partition::append` does to the log, without a node.
+fn append(partition: &Partition) -> Result<Offset, highwater_log::LogError> {
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.push(1, None, Some(b"value"), &[]);
+    let bytes = builder.build();
+    let header = BatchHeader::parse(&bytes).expect("built");
+    let mut inner = partition.lock_any();
+    let appended = inner.log.append(&header, &bytes, 0, 0)?;
+    if !partition.terms().flushes_before_ack() {
+        partition.high_watermark.store(appended.next_offset, Ordering::SeqCst);
+    }
+    Ok(appended.next_offset)
+}
+
+fn want(offset: Offset) -> Want {
+    Want { fetch_offset: offset, bytes_max: 1_000, current_leader_epoch: -1, last_fetched_epoch: -1 }
+}
+
+#[tokio::test]
+async fn a_batch_counts_once_it_is_on_the_disk() {
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    let end = append(&partition).expect("appended");
+    assert_eq!(partition.high_watermark(), 0);
+    let grant = Some(Grant { bytes: 1_000, is_first: true });
+    let (look, bounds) = partition.look(&want(0), grant).expect("serves");
+    assert!(matches!(look, Look::Empty) && bounds.log_end == 1, "not readable yet: {look:?}");
+    let waiter = FetchWaiter::default();
+    partition.wait_for_data(&waiter);
+    let acknowledged = tokio::spawn({
+        let partition = partition.clone();
+        async move { partition.wait_flushed(end).await }
+    });
+    let ticket = partition.draw_flush(false).expect("something to flush");
+    partition.flush_ended(ticket.run());
+    waiter.notified().await;
+    acknowledged.await.expect("ran").expect("durable");
+    assert_eq!(partition.high_watermark(), 1);
+    assert!(partition.draw_flush(false).is_none(), "nothing is left");
+}
+
+#[tokio::test]
+async fn a_failed_flush_stops_the_partition_and_is_never_retried() {
+    let disk = SimDisk::new();
+    let partition = open(&disk, "1", Manifest::new(0));
+    let end = append(&partition).expect("appended");
+    disk.inject(Fault::SyncFails);
+    partition.flush_ended(partition.draw_flush(false).expect("work").run());
+    let refused = partition.wait_flushed(end).await.expect_err("not durable");
+    assert!(matches!(refused, Unavailable::Storage(_)));
+    assert!(matches!(partition.bounds(), Err(Unavailable::Storage(_))));
+    assert!(partition.draw_flush(false).is_none(), "no second try (invariant 5)");
+    assert_eq!(partition.high_watermark(), 0);
+}
+
+#[test]
+fn a_torn_write_leaves_the_partition_as_it_was() {
+    let disk = SimDisk::new();
+    let partition = open(&disk, "9223372036854775807", Manifest::new(0));
+    append(&partition).expect("appended");
+    disk.inject(Fault::WriteTears { bytes: 20 });
+    append(&partition).expect_err("torn");
+    assert_eq!(append(&partition).expect("goes on"), 2);
+    let bounds = partition.bounds().expect("serves");
+    assert_eq!((bounds.high_watermark, bounds.log_end), (2, 2));
+}
+
+#[test]
+fn what_was_recovered_counts_only_as_far_as_it_is_durable_where_that_is_promised() {
+    let disk = SimDisk::new();
+    let partition = open(&disk, "9223372036854775807", Manifest::new(0));
+    append(&partition).expect("appended");
+    drop(partition);
+    assert_eq!(open(&disk.kill(), "9223372036854775807", Manifest::new(0)).high_watermark(), 1);
+}
+
+fn published(end: Offset) -> Manifest {
+    let object = ObjectEntry {
+        start: 0,
+        end,
+        epoch: 0,
+        upload_id: Uuid::from_u128(9),
+        bytes: 100,
+        footer_bytes: 10,
+        raw_bytes: 100,
+        records: 1,
+        min_timestamp: 1,
+        max_timestamp: 1,
+        crc32c: 0,
+    };
+    let epochs = vec![highwater_log::EpochStart { epoch: 0, start_offset: 0 }];
+    let edit = Edit::Publish { object, epochs };
+    let request = EditRequest { expected_version: 0, leader_epoch: 0, edit };
+    Manifest::new(0).edited(0, &request).expect("accepted")
+}
+
+#[test]
+fn eviction_stays_below_what_the_manifest_lists() {
+    let partition = open(&SimDisk::new(), "9223372036854775807", Manifest::new(0));
+    for _ in 0..4 {
+        append(&partition).expect("appended");
+        partition.roll_now(0).expect("rolled");
+    }
+    assert!(partition.evict_below(4).expect("refused quietly").is_none(), "nothing is in the tier");
+    partition.set_manifest(Arc::new(published(2)));
+    let evicted = partition.evict_below(4).expect("evicts").expect("two segments");
+    assert_eq!(evicted.segments.len(), 2);
+    let bounds = partition.bounds().expect("serves");
+    assert_eq!((bounds.log_start, bounds.local_start, bounds.tiered_end), (0, 2, 2));
+    let (look, _) = partition.look(&want(1), None).expect("serves");
+    assert!(matches!(look, Look::Tier { end: 2 }), "{look:?}");
+    partition.set_manifest(Arc::new(Manifest::new(0)));
+    assert_eq!(partition.manifest().tiered_end, 2, "an older manifest is ignored");
+    let task = partition.seal_task().expect("mapped").expect("more to seal");
+    assert_eq!((task.segment.start, task.segment.end), (2, 3));
+    partition.raise_seal_alarm("here");
+    assert!(partition.seal_task().expect("quiet").is_none() && !partition.has_seal_task());
+}
+
+#[tokio::test]
+async fn a_closed_partition_tells_everyone() {
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    let end = append(&partition).expect("appended");
+    partition.close(false);
+    assert_eq!(partition.wait_flushed(end).await, Err(Unavailable::Closed));
+    assert!(matches!(partition.bounds(), Err(Unavailable::Closed)));
+    assert!(partition.local_shape().is_none());
+}
