@@ -1,4 +1,5 @@
-//! Administration over the wire: every API in every version, and the error codes that Kafka's clients rely on.
+//! Administration over the wire: every API in every version, and the error codes that Kafka's clients rely
+//! on.
 
 use std::collections::BTreeMap;
 
