@@ -183,6 +183,8 @@ pub const OBJECT_FOOTER_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const OBJECT_EXCEPTIONS_INLINE_BYTES_MAX: usize = 64;
 /// Bytes that one compressed batch may hold once decompressed at seal; at least what produce accepts.
 pub const SEAL_BATCH_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// A sealer's or rebuilder's buffer above this is given back after the large record that it grew for.
+pub const OBJECT_BUFFER_KEEP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Nesting of Thrift structures that a footer's reader follows.
 pub const OBJECT_THRIFT_DEPTH_MAX: usize = 12;
 /// Bytes of `_key` kept in statistics.

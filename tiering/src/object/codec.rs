@@ -3,6 +3,7 @@
 //! Owns the choice of level and of codec library. Must not trust a length: the caller has bounded what it
 //! asks for, and a page that yields another number of bytes is refused.
 
+use highwater_model::limits::OBJECT_BUFFER_KEEP_BYTES_MAX;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
 use super::ObjectError;
@@ -10,6 +11,13 @@ use crate::core::layout::Compression;
 
 /// Zstandard level of sealed pages.
 pub const ZSTD_LEVEL: i32 = 1;
+
+/// Empties `buffer`, unless it is of usual size: then its bytes stay, so that they need not be zeroed again.
+pub fn give_back_if_large(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > OBJECT_BUFFER_KEEP_BYTES_MAX {
+        *buffer = Vec::new();
+    }
+}
 
 /// Compresses pages.
 pub struct PageCompressor {
@@ -32,6 +40,7 @@ impl PageCompressor {
 
     pub fn set(&mut self, compression: Compression) {
         self.compression = compression;
+        give_back_if_large(&mut self.scratch);
     }
 
     /// The page's compressed bytes; `page` itself when the object is not compressed.
@@ -80,6 +89,9 @@ impl PageDecompressor {
         const BROKEN: ObjectError = ObjectError::Malformed("page does not decompress");
         if compression == Compression::None {
             return if page.len() == length { Ok(page) } else { Err(BROKEN) };
+        }
+        if length <= OBJECT_BUFFER_KEEP_BYTES_MAX {
+            give_back_if_large(buffer);
         }
         if buffer.len() < length {
             buffer.resize(length, 0);

@@ -6,7 +6,9 @@
 //! batches. Buffers are used again.
 
 use highwater_model::Offset;
-use highwater_model::limits::{OBJECT_KEY_STATISTICS_BYTES_MAX, OBJECT_STRIPE_ROWS_MAX};
+use highwater_model::limits::{
+    OBJECT_BUFFER_KEEP_BYTES_MAX, OBJECT_KEY_STATISTICS_BYTES_MAX, OBJECT_STRIPE_ROWS_MAX,
+};
 use highwater_wire::records::{HeadersRef, varlong_bytes};
 
 use super::thrift::{ENCODING_DELTA, ENCODING_DELTA_LENGTH};
@@ -38,6 +40,9 @@ impl ByteColumn {
     fn clear(&mut self) {
         self.defined.clear();
         self.lengths.clear();
+        if self.arena.capacity() > OBJECT_BUFFER_KEEP_BYTES_MAX {
+            self.arena = vec![0; GAP_BYTES];
+        }
         self.arena.truncate(GAP_BYTES);
     }
 

@@ -12,7 +12,7 @@ use highwater_model::limits::{
 };
 use highwater_model::{Offset, ProducerId};
 
-use super::codec::PageCompressor;
+use super::codec::{PageCompressor, give_back_if_large};
 use super::columns::{Row, StripeColumns};
 use super::footer;
 use super::row_group::{FinishedRowGroup, RowGroupBuilder};
@@ -161,6 +161,7 @@ impl Sealer {
         let walked = reader.walk(&mut decompressed, |row| building.push(row));
         let cut = walked.and_then(|()| building.cut_row_group());
         let Building { parts, groups, position, .. } = building;
+        give_back_if_large(&mut decompressed);
         self.decompressed = decompressed;
         cut?;
         finish(input, parts, groups, position, reader.kinds)
