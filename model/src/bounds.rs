@@ -31,9 +31,10 @@ pub struct BoundsBroken {
 impl OffsetBounds {
     /// `log_start <= local_start <= tiered_end <= last_stable <= high_watermark <= log_end`.
     ///
-    /// Before the first offload `tiered_end` equals the manifest's start, and retention or DeleteRecords may lift
-    /// `log_start` over `tiered_end`; then `local_start` may exceed `tiered_end` too, but never `log_start`'s own
-    /// reach: what lies between `tiered_end` and `local_start` must be below `log_start`.
+    /// Before the first offload `tiered_end` equals the manifest's start, and retention or DeleteRecords may
+    /// lift
+    /// `log_start` over `tiered_end`; then `local_start` may exceed `tiered_end` too, but never `log_start`'s
+    /// own reach: what lies between `tiered_end` and `local_start` must be below `log_start`.
     pub fn check(&self) -> Result<(), BoundsBroken> {
         let broken = |left, right| BoundsBroken { left, right, bounds: *self };
         if self.log_start > self.local_start.max(self.high_watermark) {

@@ -1,5 +1,5 @@
-//! The rules of the tree, held by machine. Each exception carries its reason, and a list may only shrink: an entry
-//! that is no longer needed fails the test too.
+//! The rules of the tree, held by machine. Each exception carries its reason, and a list may only shrink: an
+//! entry that is no longer needed fails the test too.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -173,7 +173,8 @@ fn unused(excused: BTreeMap<&str, bool>, list: &str) -> Vec<String> {
         .collect()
 }
 
-/// Length of each function, from its `fn` line to the closing brace at the same indentation (rustfmt's layout).
+/// Length of each function, from its `fn` line to the closing brace at the same indentation (rustfmt's
+/// layout).
 fn functions(source: &Source) -> Vec<(String, usize, usize)> {
     let mut found = Vec::new();
     let lines: Vec<&str> = source.code().map(|(_, l)| l).collect();

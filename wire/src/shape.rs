@@ -4,10 +4,10 @@
 //! walk: the body must begin with exactly the fields that `table` lists for its key and version, every length
 //! and count must fit the bytes that follow it, and null stands only where it may. Bytes after the last field
 //! are nobody's business, as in Kafka: librdkafka (2.16 too) sends three of them when it asks Metadata v9 and
-//! later for all topics. The walk allocates nothing, never goes back, and recurses only as deep as the table. Every element of every
-//! array takes at least a byte, so a claimed count runs out of bytes before it costs anything; the total of
-//! elements is bounded beside that (invariant 16), because one byte on the wire can be a hundred in memory.
-//! What strings say is not checked here: the decoders refuse what is not UTF-8.
+//! later for all topics. The walk allocates nothing, never goes back, and recurses only as deep as the table.
+//! Every element of every array takes at least a byte, so a claimed count runs out of bytes before it costs
+//! anything; the total of elements is bounded beside that (invariant 16), because one byte on the wire can be
+//! a hundred in memory. What strings say is not checked here: the decoders refuse what is not UTF-8.
 
 mod table;
 
