@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-// Request and fetch buffers of a MiB come and go all the time: jemalloc reuses them where glibc maps them anew.
+// Request and fetch buffers of a MiB come and go all the time: jemalloc reuses them where glibc maps them
+// anew.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Freed memory goes back to the system within a second, by a thread of the allocator's own, so that a replay of
-/// any size leaves the process as small as its caches (docs/adr/0008).
+/// Freed memory goes back to the system within a second, by a thread of the allocator's own, so that a replay
+/// of any size leaves the process as small as its caches (docs/adr/0008).
 // SAFETY: the allocator reads this symbol at start as a pointer to a string that ends in NUL, which it is.
 #[allow(unsafe_code)]
 #[unsafe(export_name = "_rjem_malloc_conf")]
