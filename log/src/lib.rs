@@ -20,5 +20,5 @@ pub use crate::crash::crash_point;
 pub use crate::error::{FlushError, IgnoredFile, LogError, ReadError};
 pub use crate::partition::{
     Appended, CorruptAt, Evicted, FlushDone, FlushTicket, LogSettings, LogSlice, PartitionLog,
-    RecoveryReport, TimestampedOffset,
+    RecoveryReport, Repair, TimestampedOffset,
 };

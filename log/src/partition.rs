@@ -42,12 +42,14 @@ mod flush;
 mod lookup;
 mod open;
 mod read;
+mod repair;
 mod trim;
 
 pub use flush::{FlushDone, FlushTicket};
 pub use lookup::TimestampedOffset;
 pub use open::{CorruptAt, RecoveryReport};
 pub use read::LogSlice;
+pub use repair::Repair;
 pub use trim::Evicted;
 
 /// What the topic's settings ask of the log. May be changed while it is open.
@@ -120,6 +122,9 @@ pub struct PartitionLog {
     closed_cleanly: bool,
     /// Why appends are refused for good, other than a failed flush.
     refuses: Option<&'static str>,
+    /// Set while what was durable is not all there: everything below was. The stored recovery point must not
+    /// sink below it, or the next open would take the damage for a torn tail and cut.
+    damaged_below: Option<Offset>,
 }
 
 impl PartitionLog {
@@ -391,7 +396,7 @@ impl PartitionLog {
     fn marks(&self) -> Marks {
         Marks {
             log_start: self.log_start,
-            recovery_point: self.flushed_end,
+            recovery_point: self.flushed_end.max(self.damaged_below.unwrap_or(0)),
             active_start: self.active.start,
             first_append_ms: self.active.first_append_ms.unwrap_or(0),
         }

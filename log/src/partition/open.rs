@@ -128,6 +128,7 @@ impl PartitionLog {
             marks_sequence,
             closed_cleanly: false,
             refuses: None,
+            damaged_below: None,
         };
         let mut clean_end = None;
         match rest {
@@ -137,6 +138,9 @@ impl PartitionLog {
                 log.start_clean(end, now_ms, &mut report);
             }
             RecoveryRest::Scan(found) => log.start_scanning(&found, &marks, now_ms, &mut report)?,
+        }
+        if report.corrupt_below_flushed.is_some() {
+            log.damaged_below = Some(marks.recovery_point);
         }
         log.remove_garbage(listing, clean_end);
         if log.refuses.is_none() && log.log_start > log.log_end() {

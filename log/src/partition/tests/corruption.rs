@@ -253,3 +253,90 @@ fn rot_under_a_reader_is_an_error_with_its_place() {
     ));
     assert!(log.offset_for_timestamp(0, 100).is_err());
 }
+
+/// A flushed log with a byte changed in its first segment, opened; with the start of its last segment.
+fn with_rotten_first_segment() -> (SimDisk, PartitionLog, Vec<(BatchHeader, Vec<u8>)>, i64) {
+    let (disk, written) = filled(true);
+    let last_start = open(&disk).0.active_start();
+    // Without the checkpoint every segment is scanned.
+    disk.remove(crate::names::CHECKPOINT).expect("removes");
+    change(&disk, &names(&disk, ".log")[0], |b| b[1_000] ^= 1);
+    let (log, report) = open(&disk);
+    assert!(report.corrupt_below_flushed.is_some() && log.log_end() < last_start);
+    (disk, log, written, last_start)
+}
+
+#[test]
+fn the_recovery_point_of_a_damaged_log_does_not_sink() {
+    let (disk, mut log, _, _) = with_rotten_first_segment();
+    log.raise_log_start(1).expect("raised");
+    flush(&mut log);
+    let (log, report) = open(&disk);
+    assert!(report.corrupt_below_flushed.is_some() && report.cut.is_none(), "{report:?}");
+    assert!(log.refusal().is_some());
+}
+
+#[test]
+fn damage_that_the_tier_has_is_dropped_and_the_log_goes_on_behind_it() {
+    let (disk, log, written, last_start) = with_rotten_first_segment();
+    let end = written.last().expect("batches").0.next_offset();
+    let (mut log, repair) = log.repair_below(last_start, NOW).expect("repaired");
+    assert_eq!(repair, Repair::BeginsAt(last_start));
+    assert_eq!((log.local_start(), log.log_end(), log.refusal()), (last_start, end, None));
+    let kept = contents(&log);
+    assert!(!kept.is_empty() && written.ends_with(&kept));
+    assert_eq!(log.producers().check(&BatchHeader::parse(&sequenced(5, 7 * 60, 60)).expect("built")), {
+        let duplicate = &written[7].0;
+        let (base_offset, next_offset) = (duplicate.base_offset, duplicate.next_offset());
+        Ok(Sequenced::Duplicate { base_offset, next_offset, max_timestamp: NOW })
+    });
+    assert_eq!(put(&mut log, &batch(1, 1, NOW)).base_offset, end);
+    flush(&mut log);
+    let (log, report) = open(&disk);
+    assert_eq!((log.log_end(), report.corrupt_below_flushed), (end + 1, None));
+}
+
+#[test]
+fn a_damaged_log_that_the_tier_has_whole_begins_anew_and_another_is_left_as_it_is() {
+    let (disk, written) = filled(true);
+    let end = written.last().expect("batches").0.next_offset();
+    for gone in [true, false] {
+        let damaged = copy(&disk);
+        damaged.remove(crate::names::CHECKPOINT).expect("removes");
+        for name in names(&damaged, ".log") {
+            match gone {
+                true => damaged.remove(&name).expect("removes"),
+                false => change(&damaged, &name, |b| b[1_000] ^= 1),
+            }
+        }
+        // The tier lacks the last record.
+        let (log, _) = open(&damaged);
+        let before = damaged.list().expect("lists");
+        let (mut log, repair) = log.repair_below(end - 1, NOW).expect("looked at");
+        let files = |disk: &SimDisk| {
+            let mut names = names(disk, ".log");
+            names.sort();
+            names
+        };
+        if gone {
+            assert_eq!(repair, Repair::SetAside);
+            assert_eq!(damaged.list().expect("lists"), before);
+        } else {
+            assert_eq!(repair, Repair::SetAside, "the newest segment is kept");
+            assert_eq!(files(&damaged).len(), 1);
+        }
+        assert_eq!((log.local_start(), log.log_end()), (end - 1, end - 1));
+        assert!(matches!(try_put(&mut log, &batch(1, 1, NOW), 0), Err(LogError::Poisoned(_))));
+        log.raise_log_start(2).expect("raised");
+        flush(&mut log);
+        // It has everything.
+        let (log, report) = open(&damaged);
+        assert!(report.corrupt_below_flushed.is_some(), "still known to be damaged");
+        let (mut log, repair) = log.repair_below(end, NOW).expect("repaired");
+        assert_eq!((repair, log.refusal()), (Repair::Reset, None));
+        assert_eq!(put(&mut log, &batch(1, 1, NOW)).base_offset, end, "offsets are never used twice");
+        flush(&mut log);
+        assert_eq!(files(&damaged).len(), 1);
+        assert_eq!(open(&damaged).0.log_end(), end + 1);
+    }
+}
