@@ -131,11 +131,6 @@ impl TierCache {
         self.groups.invalidate(&key).await;
     }
 
-    /// Puts in what a writer already has.
-    pub async fn insert_index(&self, upload_id: Uuid, index: Arc<ObjectIndex>) {
-        self.indexes.insert(upload_id, index).await;
-    }
-
     pub async fn drop_index(&self, upload_id: Uuid) {
         self.indexes.invalidate(&upload_id).await;
     }

@@ -330,9 +330,10 @@ impl Store {
             counters.expired.add(1);
             StoreError::Expired { key: request.key.to_string(), last: last.to_string() }
         };
+        // The budget first: who waits for it takes no place from requests that could be in flight.
+        self.wait_for_budget(lane, request).await.map_err(|()| expired("waiting for the lane's budget"))?;
         let permit = timeout_at(request.deadline, lane.permits.acquire()).await;
         let _permit = permit.map_err(|_| expired("waiting for its lane"))?.expect("never closed");
-        self.wait_for_budget(lane, request).await.map_err(|()| expired("waiting for the lane's budget"))?;
         let begun = Instant::now();
         counters.waited_us.add((begun - arrived).as_micros() as u64);
         counters.requests[request.kind as usize].add(1);

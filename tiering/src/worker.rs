@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use highwater_model::limits::{SEAL_IDLE_MS, SEAL_NICE, SEAL_QUEUE_MAX};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::object::{SealError, SealInput, SealedObject, Sealer};
 
 struct Job {
+    /// Its place in the queue, given back when it has been worked on, also when nobody waits for it any more.
+    _place: OwnedSemaphorePermit,
     input: SealInput,
     reply: oneshot::Sender<Result<SealedObject, SealError>>,
 }
@@ -41,9 +43,9 @@ impl SealThreads {
 
     /// Seals on one of the threads. None when that thread died of a panic, which its message has named.
     pub async fn seal(&self, input: SealInput) -> Option<Result<SealedObject, SealError>> {
-        let _place = self.places.acquire().await.ok()?;
+        let place = self.places.clone().acquire_owned().await.ok()?;
         let (reply, sealed) = oneshot::channel();
-        match self.queue.try_send(Job { input, reply }) {
+        match self.queue.try_send(Job { _place: place, input, reply }) {
             Ok(()) => sealed.await.ok(),
             Err(TrySendError::Full(_)) => unreachable!("there are no more places than room in the queue"),
             Err(TrySendError::Disconnected(_)) => None,
@@ -61,7 +63,7 @@ fn run(jobs: &Mutex<Receiver<Job>>) {
             Ok(jobs) => jobs.recv_timeout(Duration::from_millis(SEAL_IDLE_MS)),
             Err(_) => return,
         };
-        let Job { input, reply } = match job {
+        let Job { _place, input, reply } = match job {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) => {
                 sealer = None;
@@ -78,5 +80,44 @@ fn run(jobs: &Mutex<Receiver<Job>>) {
                 drop(reply);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use highwater_log::EpochStart;
+    use highwater_model::TopicId;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::object::ObjectIdentity;
+    use crate::test_support::batches;
+
+    fn input(segment: Bytes, end: i64) -> SealInput {
+        let identity = ObjectIdentity {
+            cluster_id: "c".into(),
+            topic: "flights".into(),
+            topic_id: TopicId(Uuid::from_u128(1)),
+            partition: 0,
+            start: 0,
+            end,
+            leader_epoch: 0,
+            upload_id: Uuid::from_u128(2),
+        };
+        SealInput::new(identity, vec![EpochStart { epoch: 0, start_offset: 0 }], segment)
+    }
+
+    /// A caller that is cancelled leaves its job in the queue: its place stays taken until that is done.
+    #[tokio::test]
+    async fn cancelled_seals_do_not_overfill_the_queue() {
+        let threads = SealThreads::start(1).expect("threads");
+        let slow = batches(0, 20_000, 1_000);
+        for _ in 0..4 * SEAL_QUEUE_MAX {
+            let seal = threads.seal(input(slow.clone(), 20_000));
+            let _ = tokio::time::timeout(Duration::from_millis(1), seal).await;
+        }
+        let sealed = threads.seal(input(batches(0, 10, 5), 10)).await.expect("no panic").expect("sealed");
+        assert_eq!(sealed.summary.records, 10);
     }
 }

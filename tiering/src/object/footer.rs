@@ -97,7 +97,7 @@ impl Write for Tail {
 /// `TrackedWrite` counts from 0, and positions in the footer are counted by it: let it count the row groups,
 /// whose bytes lie elsewhere, without looking at them.
 fn skip_to(tracked: &mut TrackedWrite<&mut Tail>, position: u64) -> io::Result<()> {
-    static NOTHING: [u8; 64 * 1024] = [0; 64 * 1024];
+    static NOTHING: [u8; 8 * 1024] = [0; 8 * 1024];
     let mut left = position;
     while left > 0 {
         let step = left.min(NOTHING.len() as u64);

@@ -340,7 +340,10 @@ impl Manifest {
         }
         let mut left = page.clone();
         for node in head {
-            if node.start() != left.start || node.start() >= node.end() || node.end() > plan.log_start {
+            // A gap is where `log_start` was lifted over what was tiered: never above it.
+            let follows = node.start() == left.start
+                || (left.start < node.start() && node.start() <= self.log_start);
+            if !follows || node.start() >= node.end() || node.end() > plan.log_start {
                 return Err(misaligned(format!("head node {}..{}", node.start(), node.end())));
             }
             if matches!(node, Node::Page(p) if p.level >= page.level) {

@@ -10,6 +10,8 @@ enum Step {
     Spill { count: usize },
     SpillPages { count: usize },
     Prune { to: u8, head: bool },
+    /// DeleteRecords up to a high watermark that lies this far past the tier.
+    Lift { past: i64 },
     Replace { at: usize, count: usize },
     Sweep { count: usize },
 }
@@ -21,9 +23,21 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1usize..6).prop_map(|count| Step::Spill { count }),
         1 => (1usize..4).prop_map(|count| Step::SpillPages { count }),
         2 => (any::<u8>(), any::<bool>()).prop_map(|(to, head)| Step::Prune { to, head }),
+        1 => (0i64..40).prop_map(|past| Step::Lift { past }),
         1 => (0usize..8, 1usize..4).prop_map(|(at, count)| Step::Replace { at, count }),
         2 => (0usize..8).prop_map(|count| Step::Sweep { count }),
     ]
+}
+
+/// More objects than one prune can retire, all of them deleted by offset, and new ones after the gap: what is
+/// listed then has a gap below `log_start`, also within a page.
+fn gap(objects: usize) -> Vec<Step> {
+    let mut steps = vec![Step::Publish { shift: 0, span: 5 }; objects];
+    steps.push(Step::Lift { past: 7 });
+    steps.extend(vec![Step::Publish { shift: 0, span: 5 }; 5]);
+    steps.push(Step::Spill { count: 8 });
+    steps.push(Step::Sweep { count: 64 });
+    steps
 }
 
 /// Objects in offset order, and those that have left.
@@ -43,16 +57,22 @@ impl Naive {
     fn head(&self, m: &Manifest, log_start: Offset) -> Vec<Node> {
         let cut = m.pages.iter().find(|p| p.end > log_start);
         let Some(cut) = cut.filter(|p| p.start < log_start && p.level == 0) else { return vec![] };
+        let dead_pages = m.pages.iter().filter(|p| p.end <= log_start).count();
+        let room = 64usize.saturating_sub(m.retiring.len() + dead_pages);
         let (_, objects) = self.pages.iter().find(|(id, _)| *id == cut.upload_id).expect("known page");
         let dead = objects.iter().filter(|o| o.start >= cut.start && o.end <= log_start);
-        dead.cloned().map(Node::Object).collect()
+        dead.take(room).cloned().map(Node::Object).collect()
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
-    fn edits_agree_with_a_naive_list(steps in proptest::collection::vec(step(), 1..120)) {
+    fn edits_agree_with_a_naive_list(
+        objects in prop_oneof![2 => Just(None), 1 => (60usize..80).prop_map(Some)],
+        steps in proptest::collection::vec(step(), 1..120),
+    ) {
+        let steps = objects.map(gap).into_iter().flatten().chain(steps);
         let mut m = Manifest::new(0);
         let mut naive = Naive::default();
         let mut upload = 0u128;
@@ -79,6 +99,7 @@ proptest! {
                     let head = if *head { naive.head(&m, log_start) } else { vec![] };
                     Edit::Prune { log_start, head }
                 }
+                Step::Lift { past } => Edit::Prune { log_start: m.tiered_end + past, head: vec![] },
                 Step::Replace { at, count } => {
                     let Some(run) = m.entries.get(*at..at + count) else { continue };
                     let removed = run.iter().map(|e| e.upload_id).collect();
@@ -96,6 +117,8 @@ proptest! {
                 Err(refusal) => {
                     prop_assert_eq!(&m, &before);
                     prop_assert!(!matches!(refusal, Refusal::Broken { .. }), "{}", refusal);
+                    let misaligned = matches!(refusal, Refusal::Misaligned { .. });
+                    prop_assert!(!misaligned || !matches!(step, Step::Prune { .. }), "{}", refusal);
                     let aligned = matches!(step, Step::Publish { shift: 0, .. });
                     prop_assert!(!aligned || m.entries.len() >= 128, "an aligned publish was refused: {}", refusal);
                     continue;
