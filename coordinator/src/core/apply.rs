@@ -62,11 +62,12 @@ impl ClusterState {
                 topic.config = parsed(overrides);
                 topic.overrides = overrides.clone();
             }
-            Edit::ManifestEdited { tp, outcome } => {
+            Edit::ManifestEdited { tp, manifest } => {
                 let topic = self.topic_mut(tp.topic_id);
                 let number = usize::try_from(tp.partition).expect("decide found the partition");
                 let partition = Arc::make_mut(topic.partitions.get_mut(number).expect("decide found it"));
-                Arc::make_mut(&mut partition.manifest).apply(outcome);
+                assert_eq!(manifest.version, partition.manifest.version + 1, "decided on this very version");
+                partition.manifest = Arc::clone(manifest);
                 assert!(
                     partition.manifest.generation <= partition.leader_epoch,
                     "fenced by the leader epoch"

@@ -3,6 +3,7 @@
 //! changed in meaning.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use highwater_model::{NodeId, TopicId, TopicPartition};
 use highwater_tiering::core::manifest;
@@ -172,7 +173,8 @@ pub(crate) enum Edit {
     },
     ManifestEdited {
         tp: TopicPartition,
-        outcome: manifest::Outcome,
+        /// After the edit, checked.
+        manifest: Arc<manifest::Manifest>,
     },
     ProducerIdsAllocated {
         end: i64,

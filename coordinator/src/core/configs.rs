@@ -17,9 +17,17 @@ impl ClusterState {
         overrides: &BTreeMap<String, String>,
     ) -> Result<Outcome, Refusal> {
         let topic = self.topics.get(&topic_id).ok_or(Refusal::TopicUnknown)?;
-        TopicConfig::from_overrides(overrides)?;
+        let config = TopicConfig::from_overrides(overrides)?;
         if *overrides == topic.overrides {
             return Ok(Outcome::unchanged(Reply::Done));
+        }
+        // What is in the log and in the tier was checked against the format of its day, and objects name one.
+        if config.value_format != topic.config.value_format {
+            let name = "highwater.value.format";
+            let def = config_def(name).expect("a setting of every topic");
+            let now = topic.overrides.get(name).map_or(def.default, String::as_str);
+            let reason = format!("{name} is fixed when a topic is created; this topic has {now}.");
+            return Err(Refusal::ConfigInvalid(reason));
         }
         assert!(overrides.keys().all(|name| config_def(name).is_some()), "validated");
         let overrides = overrides.clone();

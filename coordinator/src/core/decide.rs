@@ -1,6 +1,8 @@
 //! Judging a command: dispatch, and the commands about the cluster, brokers, manifests and producer ids.
 //! Topics are judged in `topics.rs`, their settings in `configs.rs`.
 
+use std::sync::Arc;
+
 use highwater_model::limits::{BROKERS_MAX, DELETED_TOPICS_MAX, HOST_BYTES_MAX, PRODUCER_IDS_PER_BLOCK_MAX};
 use highwater_model::{TopicId, TopicPartition};
 use highwater_tiering::core::manifest;
@@ -88,7 +90,8 @@ impl ClusterState {
         if given > current {
             return Err(Refusal::LeaderEpochUnknown { given, current });
         }
-        let outcome = match partition.manifest.decide(now_ms, request) {
+        // Checked as a whole (invariant 11), so that what breaks a rule is refused and never stored.
+        let edited = match partition.manifest.edited(now_ms, request) {
             // The retry of what had gone through stays recognisable under a newer leader.
             Err(done @ manifest::Refusal::AlreadyPublished { .. }) => return Err(done.into()),
             _ if given < current => return Err(manifest::Refusal::StaleEpoch { given, current }.into()),
@@ -96,8 +99,10 @@ impl ClusterState {
         };
         assert_eq!(given, current, "only the leader of now edits a manifest");
         assert!(given >= partition.manifest.generation, "the generation never passes the leader epoch");
-        let version = partition.manifest.version + 1;
-        Ok(Outcome::one(Edit::ManifestEdited { tp, outcome }, Reply::ManifestVersion(version)))
+        let version = edited.version;
+        assert_eq!(version, partition.manifest.version + 1, "each edit is a version");
+        let manifest = Arc::new(edited);
+        Ok(Outcome::one(Edit::ManifestEdited { tp, manifest }, Reply::ManifestVersion(version)))
     }
 
     fn decide_producer_ids(&self, count: u32) -> Result<Outcome, Refusal> {
