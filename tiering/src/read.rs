@@ -305,8 +305,20 @@ impl TierReader {
             Some(raw) => raw,
             None => loader.group(scope, &place, group).await?,
         };
-        stream.hold((place.entry.upload_id, group as u32), raw.clone());
-        loader.chunk(scope, &place, group, raw, offset, room.bytes()).await.map(Some)
+        let key = (place.entry.upload_id, group as u32);
+        stream.hold(key, raw.clone());
+        match loader.chunk(scope, &place, group, raw, offset, room.bytes()).await {
+            Ok((chunk, fresh)) => {
+                if let Some(fresh) = fresh {
+                    stream.hold(key, fresh);
+                }
+                Ok(Some(chunk))
+            }
+            Err(e) => {
+                stream.drop_group();
+                Err(e)
+            }
+        }
     }
 
     /// The object that has `offset`: the one the stream is in or has opened ahead, or by the manifest.

@@ -1,6 +1,7 @@
 //! Fetching and rebuilding, each once however many ask, within the budgets.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use highwater_model::Offset;
@@ -89,7 +90,9 @@ impl Loader {
 
     /// One GET: the manifest says how long the footer is.
     async fn index(&self, scope: &Scope, entry: &ObjectEntry) -> Result<Arc<ObjectIndex>, TierError> {
-        let load = async {
+        let began = AtomicBool::new(false);
+        let load = || async {
+            began.store(true, Relaxed);
             let key = self.key(scope, entry);
             let what = |what: String| TierError::Damaged { key: key.clone(), offset: entry.start, what };
             let footer = u64::from(entry.footer_bytes);
@@ -109,18 +112,20 @@ impl Loader {
                 && identity.partition == scope.tp.partition;
             if same { Ok(Arc::new(index)) } else { Err(what("another object's footer".to_string())) }
         };
-        self.cache.index(entry.upload_id, load).await.map_err(|e| (*e).clone())
+        patient(&began, scope.deadline, || self.cache.index(entry.upload_id, load())).await
     }
 
     /// A row group's bytes for a read that waits for them.
     pub(super) async fn group(&self, scope: &Scope, place: &Place, group: usize) -> Result<Bytes, TierError> {
-        let load = async {
+        let began = AtomicBool::new(false);
+        let load = || async {
+            began.store(true, Relaxed);
             let length = place.index.row_groups[group].length as usize;
             let units = units(length, self.demand_units);
             let _memory = permit(&self.demand, units, scope.deadline).await?;
             self.fetch(scope, place, group).await
         };
-        self.cache.group(group_key(place, group), load).await.map_err(|e| (*e).clone())
+        patient(&began, scope.deadline, || self.cache.group(group_key(place, group), load())).await
     }
 
     /// The same for a reader that is not there yet; the caller has the memory for it.
@@ -131,8 +136,12 @@ impl Loader {
         group: usize,
     ) -> Result<Bytes, TierError> {
         self.counters.prefetched.add(1);
-        let load = self.fetch(scope, place, group);
-        self.cache.group(group_key(place, group), load).await.map_err(|e| (*e).clone())
+        let began = AtomicBool::new(false);
+        let load = || async {
+            began.store(true, Relaxed);
+            self.fetch(scope, place, group).await
+        };
+        patient(&began, scope.deadline, || self.cache.group(group_key(place, group), load())).await
     }
 
     async fn fetch(&self, scope: &Scope, place: &Place, group: usize) -> Result<Bytes, TierError> {
@@ -142,7 +151,8 @@ impl Loader {
         Ok(self.store.get_range(Lane::Read, &key, range, scope.deadline).await?)
     }
 
-    /// Batches from `offset` on out of `raw`. Damaged bytes are fetched anew once.
+    /// Batches from `offset` on out of `raw`. Damaged bytes are fetched anew once, for the cache and for the
+    /// caller, who gets them beside the batches.
     pub(super) async fn chunk(
         &self,
         scope: &Scope,
@@ -151,9 +161,11 @@ impl Loader {
         raw: Bytes,
         offset: Offset,
         bytes_max: usize,
-    ) -> Result<Arc<Chunk>, TierError> {
-        let load = async {
-            let first = self.rebuild(scope, place, group, raw, offset, bytes_max).await;
+    ) -> Result<(Arc<Chunk>, Option<Bytes>), TierError> {
+        let (began, fresh) = (AtomicBool::new(false), OnceLock::new());
+        let load = || async {
+            began.store(true, Relaxed);
+            let first = self.rebuild(scope, place, group, raw.clone(), offset, bytes_max).await;
             let Err(TierError::Damaged { what, .. }) = first else { return first };
             self.counters.corrupt.add(1);
             tracing::warn!(
@@ -163,11 +175,17 @@ impl Loader {
                 "damaged bytes are fetched again"
             );
             self.cache.drop_group(group_key(place, group)).await;
-            let raw = self.fetch(scope, place, group).await?;
-            self.rebuild(scope, place, group, raw, offset, bytes_max).await
+            let raw = self.group(scope, place, group).await?;
+            let again = self.rebuild(scope, place, group, raw.clone(), offset, bytes_max).await;
+            match &again {
+                Ok(_) => drop(fresh.set(raw)),
+                Err(_) => self.cache.drop_group(group_key(place, group)).await,
+            }
+            again
         };
         let key = (place.entry.upload_id, offset, bytes_max);
-        self.cache.chunk(key, load).await.map_err(|e| (*e).clone())
+        let chunk = patient(&began, scope.deadline, || self.cache.chunk(key, load())).await?;
+        Ok((chunk, fresh.into_inner()))
     }
 
     async fn rebuild(
@@ -263,6 +281,19 @@ impl Loader {
     }
 }
 
+/// Waits for a load that many may share. Who has only joined one that ended at its first caller's deadline, and
+/// has time left, calls once more; `began` tells whether the load was the caller's own.
+async fn patient<T, F>(began: &AtomicBool, deadline: Instant, call: impl Fn() -> F) -> Result<T, TierError>
+where
+    F: Future<Output = Result<T, Arc<TierError>>>,
+{
+    let got = match call().await {
+        Err(e) if *e == TierError::Late && !began.load(Relaxed) && Instant::now() < deadline => call().await,
+        got => got,
+    };
+    got.map_err(|e| (*e).clone())
+}
+
 pub(super) fn group_key(place: &Place, group: usize) -> GroupKey {
     (place.entry.upload_id, group as u32)
 }
@@ -270,4 +301,39 @@ pub(super) fn group_key(place: &Place, group: usize) -> GroupKey {
 async fn permit(budget: &Semaphore, units: u32, deadline: Instant) -> Result<SemaphorePermit<'_>, TierError> {
     let taken = timeout_at(deadline, budget.acquire_many(units)).await.map_err(|_| TierError::Late)?;
     Ok(taken.expect("never closed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::lane::deadline_in;
+
+    /// A load whose first caller has little time; one that joined it has more.
+    #[tokio::test]
+    async fn who_joined_a_load_that_ran_out_of_time_calls_once_more() {
+        let cache = TierCache::new(1 << 20, Arc::default());
+        let key = (Uuid::from_u128(1), 0);
+        let read = |deadline: Instant, ends: Result<Bytes, TierError>| {
+            let cache = cache.clone();
+            async move {
+                let began = AtomicBool::new(false);
+                let load = || async {
+                    began.store(true, Relaxed);
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                    ends.clone()
+                };
+                patient(&began, deadline, || cache.group(key, load())).await
+            }
+        };
+        let here = Bytes::from_static(b"here");
+        let hasty = read(deadline_in(30), Err(TierError::Late));
+        let patient = read(deadline_in(5_000), Ok(here.clone()));
+        let third = read(deadline_in(10), Ok(here.clone()));
+        let got = tokio::join!(hasty, patient, third);
+        assert_eq!(got, (Err(TierError::Late), Ok(here), Err(TierError::Late)));
+    }
 }

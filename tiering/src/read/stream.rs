@@ -2,9 +2,9 @@
 //!
 //! A stream is known by partition and next offset: Kafka consumers say no more. It holds the row group it is
 //! in, those fetched ahead, the next object opened ahead, and the next batches rebuilt ahead, all bounded:
-//! what is fetched ahead takes memory from a budget that is only tried, never waited for, and is given back
-//! when it is used or the reader has been silent for a while. Two readers at one offset share through the
-//! cache.
+//! everything that a parked stream holds has memory from one budget that is only tried, never waited for, and
+//! is given back when it is used or the reader has been silent for a while. A stream that gets none holds
+//! nothing and relies on the cache, through which two readers at one offset share as well.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
@@ -19,6 +19,7 @@ use highwater_model::limits::{
     TIER_STREAMS_MAX,
 };
 use highwater_model::{Offset, TopicPartition};
+use highwater_wire::HEADER_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -31,22 +32,35 @@ use crate::lane::deadline_in;
 
 type Coming<T> = Shared<BoxFuture<'static, Option<T>>>;
 
+/// A part of the budget; shared by a stream and by the work that goes on for it, as either may outlive the
+/// other.
+type Memory = Arc<OwnedSemaphorePermit>;
+
 struct AheadGroup {
     key: GroupKey,
     bytes: Coming<Bytes>,
-    _memory: OwnedSemaphorePermit,
+    memory: Memory,
 }
 
 struct AheadObject {
     start: Offset,
     opened: Coming<(Place, Option<Bytes>)>,
-    _memory: OwnedSemaphorePermit,
+    memory: Memory,
 }
 
 struct AheadChunk {
     upload_id: Uuid,
     offset: Offset,
     chunk: Coming<Arc<Chunk>>,
+    _memory: Memory,
+}
+
+/// The row group that the reader is in.
+struct Held {
+    key: GroupKey,
+    bytes: Bytes,
+    /// None during the read that waited for it; a parked stream has it or gives up the bytes.
+    memory: Option<Memory>,
 }
 
 /// One reader, as far as it is known.
@@ -55,7 +69,7 @@ pub(super) struct Stream {
     /// Reads in a row.
     run: u32,
     place: Option<Place>,
-    current: Option<(GroupKey, Bytes)>,
+    current: Option<Held>,
     groups: VecDeque<AheadGroup>,
     object: Option<AheadObject>,
     chunk: Option<AheadChunk>,
@@ -72,7 +86,8 @@ impl Stream {
         let (place, first) = ahead.opened.clone().await.filter(|(p, _)| within(p))?;
         self.enter(place.clone());
         if let Some(bytes) = first {
-            self.hold((place.entry.upload_id, 0), bytes);
+            let key = (place.entry.upload_id, 0);
+            self.current = Some(Held { key, bytes, memory: Some(ahead.memory) });
         }
         Some(place)
     }
@@ -85,17 +100,26 @@ impl Stream {
 
     /// The bytes of a row group that the stream holds or that are on their way for it.
     pub(super) async fn group(&mut self, key: GroupKey) -> Option<Bytes> {
-        if let Some((_, bytes)) = self.current.as_ref().filter(|(held, _)| *held == key) {
-            return Some(bytes.clone());
+        if let Some(held) = self.current.as_ref().filter(|held| held.key == key) {
+            return Some(held.bytes.clone());
         }
         let at = self.groups.iter().position(|g| g.key == key)?;
         self.groups.drain(..at);
         let ahead = self.groups.pop_front()?;
-        ahead.bytes.await
+        let bytes = ahead.bytes.await?;
+        self.current = Some(Held { key, bytes: bytes.clone(), memory: Some(ahead.memory) });
+        Some(bytes)
     }
 
+    /// The reader is in a row group that it has waited for, or that was fetched again.
     pub(super) fn hold(&mut self, key: GroupKey, bytes: Bytes) {
-        self.current = Some((key, bytes));
+        let before = self.current.take().filter(|held| held.key == key);
+        self.current = Some(Held { key, bytes, memory: before.and_then(|held| held.memory) });
+    }
+
+    /// The bytes turned out to be damaged.
+    pub(super) fn drop_group(&mut self) {
+        self.current = None;
     }
 
     /// Batches that were rebuilt ahead from this offset on, if they fit.
@@ -184,13 +208,31 @@ impl Streams {
     }
 
     /// Memory for something to be fetched ahead, if there is some.
-    fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = units(bytes, self.ahead_units);
-        if let Ok(memory) = self.ahead.clone().try_acquire_many_owned(units) {
-            return Some(memory);
+    fn memory(&self, bytes: usize) -> Option<Memory> {
+        self.try_memory(bytes).or_else(|| {
+            drop_silent(&self.parked, Duration::from_millis(TIER_STREAM_IDLE_MS / 5));
+            self.try_memory(bytes)
+        })
+    }
+
+    fn try_memory(&self, bytes: usize) -> Option<Memory> {
+        if self.ahead_units == 0 {
+            return None;
         }
-        drop_silent(&self.parked, Duration::from_millis(TIER_STREAM_IDLE_MS / 5));
-        self.ahead.clone().try_acquire_many_owned(units).ok()
+        let units = units(bytes, self.ahead_units);
+        self.ahead.clone().try_acquire_many_owned(units).ok().map(Arc::new)
+    }
+
+    /// Finds memory for the row group that the reader is in, or gives it up. A reader that is not known to go
+    /// on takes it from nobody.
+    fn keep(&self, stream: &mut Stream) {
+        let replays = stream.run > 1;
+        let Some(held) = stream.current.as_mut().filter(|held| held.memory.is_none()) else { return };
+        let bytes = held.bytes.len();
+        held.memory = if replays { self.memory(bytes) } else { self.try_memory(bytes) };
+        if held.memory.is_none() {
+            stream.current = None;
+        }
     }
 
     /// Starts what the reader will want after `next`, the more of it the longer it has been reading on.
@@ -204,6 +246,7 @@ impl Streams {
         bytes_max: usize,
     ) {
         stream.run = stream.run.saturating_add(1);
+        self.keep(stream);
         let Some(place) = stream.place.clone() else { return };
         // A single read is most often a lookup; only what follows it is a replay.
         if stream.run < 2 {
@@ -228,7 +271,7 @@ impl Streams {
             self.open_ahead(loader, &scope, manifest, stream, &place);
         }
         let bytes_max = bytes_max.min(TIER_AHEAD_REBUILT_BYTES_MAX);
-        rebuild_ahead(loader, &scope, stream, &place, group, next, bytes_max);
+        self.rebuild_ahead(loader, &scope, stream, &place, group, next, bytes_max);
     }
 
     fn fetch_ahead(
@@ -240,15 +283,19 @@ impl Streams {
         group: usize,
     ) {
         let key = group_key(place, group);
-        let held = stream.current.as_ref().is_some_and(|(held, _)| *held == key);
+        let held = stream.current.as_ref().is_some_and(|held| held.key == key);
         if held || stream.groups.iter().any(|g| g.key == key) {
             return;
         }
         let length = place.index.row_groups[group].length as usize;
         let Some(memory) = self.memory(length) else { return };
         let (loader, scope, place) = (loader.clone(), scope.clone(), place.clone());
-        let bytes = coming(async move { loader.group_ahead(&scope, &place, group).await.ok() });
-        stream.groups.push_back(AheadGroup { key, bytes, _memory: memory });
+        let working = memory.clone();
+        let bytes = coming(async move {
+            let _memory = working;
+            loader.group_ahead(&scope, &place, group).await.ok()
+        });
+        stream.groups.push_back(AheadGroup { key, bytes, memory });
     }
 
     /// Opens the object after `place` and fetches its first row group.
@@ -268,7 +315,9 @@ impl Streams {
         let length = place.index.row_groups.first().map_or(0, |g| g.length as usize);
         let Some(memory) = self.memory(length) else { return };
         let (loader, scope, manifest) = (loader.clone(), scope.clone(), manifest.clone());
+        let working = memory.clone();
         let opened = coming(async move {
+            let _memory = working;
             let place = loader.open(&scope, &manifest, start).await.ok()?;
             let first = match place.index.row_groups.is_empty() {
                 true => None,
@@ -276,36 +325,65 @@ impl Streams {
             };
             Some((place, first))
         });
-        stream.object = Some(AheadObject { start, opened, _memory: memory });
+        stream.object = Some(AheadObject { start, opened, memory });
     }
-}
 
-fn rebuild_ahead(
-    loader: &Arc<Loader>,
-    scope: &Scope,
-    stream: &mut Stream,
-    place: &Place,
-    group: usize,
-    offset: Offset,
-    bytes_max: usize,
-) {
-    let key = group_key(place, group);
-    let held = stream.current.as_ref().filter(|(held, _)| *held == key).map(|(_, bytes)| bytes.clone());
-    let fetching = stream.groups.iter().find(|g| g.key == key).map(|g| g.bytes.clone());
-    if held.is_none() && fetching.is_none() {
-        return;
+    /// Rebuilds the next batches out of a row group that the stream has memory for.
+    #[expect(clippy::too_many_arguments, reason = "one caller")]
+    fn rebuild_ahead(
+        &self,
+        loader: &Arc<Loader>,
+        scope: &Scope,
+        stream: &mut Stream,
+        place: &Place,
+        group: usize,
+        offset: Offset,
+        bytes_max: usize,
+    ) {
+        stream.chunk = None;
+        let key = group_key(place, group);
+        let held = stream.current.as_ref().filter(|held| held.key == key);
+        let held = held.and_then(|held| Some((held.bytes.clone(), held.memory.clone()?)));
+        let fetching = stream.groups.iter().find(|g| g.key == key);
+        let fetching = fetching.map(|g| (g.bytes.clone(), g.memory.clone()));
+        if held.is_none() && fetching.is_none() {
+            return;
+        }
+        let row_group = &place.index.row_groups[group];
+        let stripe = row_group.stripe_for_offset(offset).map(|s| row_group.stripes[s].records_bytes);
+        // At least one batch comes back, which has no more than a stripe.
+        let bytes = bytes_max.max(stripe.map_or(0, |bytes| bytes as usize + HEADER_BYTES));
+        let Some(memory) = self.memory(bytes) else { return };
+        let (loader, scope, place) = (loader.clone(), scope.clone(), place.clone());
+        let (upload_id, working) = (place.entry.upload_id, memory.clone());
+        let chunk = coming(async move {
+            let _memory = working;
+            let (raw, _raw_memory) = match (held, fetching) {
+                (Some(held), _) => held,
+                (None, Some((fetching, memory))) => (fetching.await?, memory),
+                (None, None) => return None,
+            };
+            let rebuilt = loader.chunk(&scope, &place, group, raw, offset, bytes_max).await;
+            rebuilt.ok().map(|(chunk, _)| chunk)
+        });
+        stream.chunk = Some(AheadChunk { upload_id, offset, chunk, _memory: memory });
     }
-    let (loader, scope, place) = (loader.clone(), scope.clone(), place.clone());
-    let upload_id = place.entry.upload_id;
-    let chunk = coming(async move {
-        let raw = match (held, fetching) {
-            (Some(raw), _) => raw,
-            (None, Some(fetching)) => fetching.await?,
-            (None, None) => return None,
+
+    /// Bytes that parked streams hold, as far as they have arrived.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> (usize, usize) {
+        let parked = lock(&self.parked);
+        let of = |p: &Parked| {
+            let stream = &p.stream;
+            let current = stream.current.as_ref().map_or(0, |held| held.bytes.len());
+            let groups = stream.groups.iter().filter_map(|g| g.bytes.peek()?.as_ref().map(Bytes::len));
+            let chunk = stream.chunk.as_ref().and_then(|c| c.chunk.peek()?.as_ref().map(|c| c.bytes.len()));
+            let first =
+                stream.object.as_ref().and_then(|o| o.opened.peek()?.as_ref()?.1.as_ref().map(Bytes::len));
+            current + groups.sum::<usize>() + chunk.unwrap_or(0) + first.unwrap_or(0)
         };
-        loader.chunk(&scope, &place, group, raw, offset, bytes_max).await.ok()
-    });
-    stream.chunk = Some(AheadChunk { upload_id, offset, chunk });
+        (parked.len(), parked.values().map(of).sum())
+    }
 }
 
 /// Work that goes on by itself and whose result can be waited for. An error is told by None: the read that

@@ -211,6 +211,69 @@ async fn readers_do_not_starve_each_other() {
     assert!(reader.cache().group_bytes <= 1 << 20);
 }
 
+/// What parked streams hold is within the budget, however many there are, and all get on all the same.
+#[tokio::test]
+async fn many_streams_hold_no_more_than_the_budget() {
+    let t = filled(8_000).await;
+    let ahead_bytes = 2 << 20;
+    let settings = ReadSettings { ahead_bytes, cache_bytes: 64 << 20, ..ReadSettings::default() };
+    let reader = TierReader::new(ReadParts {
+        store: t.store.clone(),
+        names: t.names.clone(),
+        port: t.port.clone(),
+        pages: t.pages.clone(),
+        counters: Arc::default(),
+        settings,
+    });
+    let groups = reader.read(t.read_at(t.manifest(), 40, 1)).await.map(|_| reader.cache());
+    let group = groups.expect("readable").group_bytes as usize;
+    let mut held = 0;
+    let mut at: Vec<Offset> = (0..200).map(|n| 41 + n * 25).collect();
+    for _ in 0..4 {
+        for at in &mut at {
+            let got = reader.read(t.read_at(t.manifest(), *at, 40_000)).await.expect("readable");
+            assert_eq!(records_of(&got.bytes, *at)[0], record(*at, 8_000));
+            *at = got.next_offset;
+            let (streams, bytes) = reader.shared.streams.held_bytes();
+            held = held.max(bytes);
+            assert!(bytes <= ahead_bytes.max(group), "{streams} streams hold {bytes} bytes");
+        }
+    }
+    assert!(reader.shared.streams.held_bytes().0 > 100 && held > 0, "{held} bytes of {group} a group");
+}
+
+/// Cached bytes that have rotted: the first reader fetches them anew, for itself and for everyone.
+#[tokio::test]
+async fn damaged_bytes_in_the_cache_are_put_right_once() {
+    let t = filled(8_000).await;
+    let entry = t.manifest().entries[1].clone();
+    let key = t.names.object(&t.topic, 0, &entry);
+    let mut good = Vec::new();
+    t.bucket.corrupt(&key, |bytes| {
+        good = bytes.clone();
+        let at = bytes.len() / 8;
+        bytes[..at].fill(0xa5);
+    });
+    // Fetched while the bucket gave rotten bytes; by now it gives good ones.
+    let scope = Scope { tp: t.tp, topic: Arc::new(t.topic.clone()), deadline: deadline_in(5_000) };
+    let loader = &t.reader.shared.loader;
+    let place = loader.open(&scope, &t.manifest(), 40).await.expect("opened");
+    loader.group(&scope, &place, 0).await.expect("fetched");
+    t.bucket.corrupt(&key, |bytes| *bytes = good);
+    let before = t.bucket.calls(Op::Get);
+    let mut at = 40;
+    for _ in 0..6 {
+        let got = t.read(at, 100_000).await.expect("readable");
+        assert_eq!(records_of(&got.bytes, at)[0], record(at, 8_000));
+        at = got.next_offset;
+    }
+    t.read(60, 100_000).await.expect("readable");
+    let c = t.reader.counters().snapshot();
+    assert_eq!(c.corrupt, 1, "met once: {c:?}");
+    let ahead = c.group_loads as usize - 2;
+    assert_eq!(t.bucket.calls(Op::Get) - before, 1 + ahead, "fetched again once: {c:?}");
+}
+
 #[test]
 fn test_batches_have_what_is_expected() {
     assert_eq!(records_of(&[batches(5, 25, 9)], 7), (7..25).map(|o| record(o, 9)).collect::<Vec<_>>());

@@ -341,8 +341,8 @@ impl Manifest {
         let mut left = page.clone();
         for node in head {
             // A gap is where `log_start` was lifted over what was tiered: never above it.
-            let follows = node.start() == left.start
-                || (left.start < node.start() && node.start() <= self.log_start);
+            let follows =
+                node.start() == left.start || (left.start < node.start() && node.start() <= self.log_start);
             if !follows || node.start() >= node.end() || node.end() > plan.log_start {
                 return Err(misaligned(format!("head node {}..{}", node.start(), node.end())));
             }

@@ -6,14 +6,31 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Publish { shift: i64, span: i64 },
-    Spill { count: usize },
-    SpillPages { count: usize },
-    Prune { to: u8, head: bool },
+    Publish {
+        shift: i64,
+        span: i64,
+    },
+    Spill {
+        count: usize,
+    },
+    SpillPages {
+        count: usize,
+    },
+    Prune {
+        to: u8,
+        head: bool,
+    },
     /// DeleteRecords up to a high watermark that lies this far past the tier.
-    Lift { past: i64 },
-    Replace { at: usize, count: usize },
-    Sweep { count: usize },
+    Lift {
+        past: i64,
+    },
+    Replace {
+        at: usize,
+        count: usize,
+    },
+    Sweep {
+        count: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
