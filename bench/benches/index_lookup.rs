@@ -41,7 +41,7 @@ fn lookup(c: &mut Criterion) {
     let end = log.log_end();
     let sealed = *log.sealed().last().expect("several segments");
     let mut group = c.benchmark_group("index lookup");
-    let read = |start: i64| log.read(start, FETCH_BYTES, end, true).expect("reads");
+    let read = |start: i64| log.read(start, FETCH_BYTES, end, true).expect("reads").slices;
 
     let mut active = scattered(log.active_start(), end);
     group.bench_function("offset in the active segment", |b| b.iter(|| black_box(read(active()))));

@@ -50,6 +50,9 @@ pub trait DiskFile: Send + Sync + Debug {
     fn write_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
     /// Cuts the file to `bytes`.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
+    /// Drops what the page cache holds of the file and the disk has too, so that the next reads are from the
+    /// disk: after a failed sync, pages that never reached it count as clean.
+    fn forget_cached(&self) -> io::Result<()>;
     /// Makes the content durable (fdatasync). After a failure nothing written since the last success may be
     /// believed.
     fn sync(&self) -> io::Result<()>;

@@ -48,7 +48,7 @@ mod trim;
 pub use flush::{FlushDone, FlushTicket};
 pub use lookup::TimestampedOffset;
 pub use open::{CorruptAt, RecoveryReport};
-pub use read::LogSlice;
+pub use read::{LogRead, LogSlice};
 pub use repair::Repair;
 pub use trim::Evicted;
 
@@ -332,6 +332,9 @@ impl PartitionLog {
     /// As `append`.
     pub fn roll_if_due(&mut self, now_ms: i64) -> Result<bool, LogError> {
         self.producers.expire(now_ms, self.settings.producer_expiration_ms);
+        if self.refusal().is_some() {
+            return Ok(false);
+        }
         match roll::if_idle(&self.shape(), &self.settings.roll_rule(), now_ms) {
             Some(_) => self.roll(now_ms),
             None => Ok(false),
@@ -408,6 +411,15 @@ impl PartitionLog {
         self.marks_sequence += 1;
         let slot = self.marks().encode_slot(self.marks_sequence);
         let position = (self.marks_sequence % 2) * MARKS_SLOT_BYTES as u64;
+        let file = match self.flush.open_marks() {
+            Some(file) => file,
+            None => self.open_marks()?,
+        };
+        write_all(&*file, &slot, &[], position).map_err(disk_error("write", names::MARKS))?;
+        Ok(file)
+    }
+
+    fn open_marks(&mut self) -> Result<Arc<dyn DiskFile>, LogError> {
         let file = match self.disk.open(names::MARKS) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 self.flush.name_was_added();
@@ -415,9 +427,7 @@ impl PartitionLog {
             }
             opened => opened,
         };
-        let file = file.map_err(disk_error("open", names::MARKS))?;
-        write_all(&*file, &slot, &[], position).map_err(disk_error("write", names::MARKS))?;
-        Ok(file)
+        file.map_err(disk_error("open", names::MARKS))
     }
 
     fn checkpoint(&self) -> Checkpoint {
@@ -426,9 +436,19 @@ impl PartitionLog {
 
     /// Sealed segments and the active one, from the one holding `offset` on.
     fn views(&self, offset: Offset) -> impl Iterator<Item = Result<SegmentView<'_>, crate::ReadError>> {
+        self.views_where(offset, |_| true)
+    }
+
+    /// As `views`, without opening the sealed segments that are not `wanted`.
+    fn views_where(
+        &self,
+        offset: Offset,
+        wanted: impl Fn(&SealedSegment) -> bool,
+    ) -> impl Iterator<Item = Result<SegmentView<'_>, crate::ReadError>> {
         let first = self.sealed.partition_point(|s| s.end <= offset);
         let interval = self.settings.index_interval_bytes;
-        let sealed = self.sealed[first..].iter().map(move |s| self.cache.view(&*self.disk, s, interval));
+        let sealed = self.sealed[first..].iter().filter(move |s| wanted(s));
+        let sealed = sealed.map(move |s| self.cache.view(&*self.disk, s, interval));
         let active = (self.active.bytes > 0).then(|| self.active_view());
         sealed.chain(active)
     }

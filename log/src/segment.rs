@@ -185,6 +185,12 @@ impl SealedCache {
         Ok(view)
     }
 
+    /// Segments that are open.
+    #[cfg(test)]
+    pub fn open_count(&self) -> usize {
+        self.open.lock().expect("no holder of the cache panics").len()
+    }
+
     /// Closes segments outside `start..end`.
     pub fn retain(&self, start: Offset, end: Offset) {
         let mut open = self.open.lock().expect("no holder of the cache panics");

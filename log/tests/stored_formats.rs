@@ -61,7 +61,7 @@ fn check_version_1(log: &PartitionLog, how: &str) {
     assert!(log.sealed().len() > 1, "{how}");
     let epochs: Vec<_> = log.epochs().iter().map(|e| (e.epoch, e.start_offset)).collect();
     assert_eq!(epochs.last(), Some(&(5, 80)), "{how}");
-    let slices = log.read(25, 1 << 20, 120, true).expect("reads");
+    let slices = log.read(25, 1 << 20, 120, true).expect("reads").slices;
     let bytes: Vec<u8> = slices.iter().flat_map(|s| s.read().expect("reads")).collect();
     for (n, item) in Batches::new(&bytes).enumerate() {
         let (header, found) = item.expect("whole");

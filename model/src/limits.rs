@@ -21,9 +21,8 @@ pub const REQUEST_ELEMENTS_MAX: usize = 250_000;
 pub const FETCH_INLINE_BYTES_MAX: usize = 512;
 /// Step by which the output of a streaming decoder grows, in bytes.
 pub const DECOMPRESS_STEP_BYTES: usize = 64 * 1024;
-/// A batch may decompress to this many times `max.message.bytes` ...
-pub const DECOMPRESSED_TIMES_MESSAGE_MAX: usize = 8;
-/// ... but never to more than this, in bytes, unless `max.message.bytes` itself is larger.
+/// What one batch may decompress to, in bytes, unless `max.message.bytes` is larger (and then no more than a
+/// request may have).
 pub const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A validation buffer above this is given back after the batch that needed it, in bytes.
 pub const DECOMPRESS_SCRATCH_KEEP_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -80,6 +79,14 @@ pub const TOPIC_CONFIG_VALUE_BYTES_MAX: usize = 32 * 1024;
 
 /// Requests of one connection that have begun and are not yet answered; the next one waits in the socket.
 pub const REQUESTS_PENDING_PER_CONNECTION_MAX: usize = 64;
+/// Bytes of answers in memory that wait on one connection for an earlier one; at or above it the next request
+/// waits in the socket.
+pub const READY_BYTES_PER_CONNECTION_MAX: usize = 4 * 1024 * 1024;
+/// A client that takes nothing of an answer which holds memory of the tier's reads is closed after this, in
+/// milliseconds ...
+pub const HELD_MEMORY_STALL_MS_MAX: u64 = 15_000;
+/// ... and one that takes it more slowly than this, on the whole of the answer.
+pub const HELD_MEMORY_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 /// Bytes of a frame that a connection may hold without asking the memory budget of all requests.
 pub const REQUEST_UNBUDGETED_BYTES_MAX: usize = 64 * 1024;
 /// A connection's buffer above this is given back when the connection has been quiet for one check.
@@ -119,8 +126,10 @@ pub const FETCH_SESSION_PARTITIONS_MAX: usize = 500_000;
 pub const FETCH_SESSION_EVICTION_MS: i64 = 120_000;
 /// What all compressed batches of one produce request may decompress to, in bytes; the rest is refused.
 pub const DECOMPRESSED_PER_REQUEST_BYTES_MAX: usize = 1024 * 1024 * 1024;
-/// Fetches that wait for data of one partition.
+/// Fetches that wait for data of one partition; those above it look again every `FETCH_POLL_MS`.
 pub const FETCH_WAITERS_PER_PARTITION_MAX: usize = 10_000;
+/// See [`FETCH_WAITERS_PER_PARTITION_MAX`]; in milliseconds.
+pub const FETCH_POLL_MS: u64 = 100;
 /// Producer ids that the broker takes from the coordinator at a time.
 pub const PRODUCER_ID_BLOCK: u32 = 1_000;
 /// Free space of the data disk below which produce is refused, in bytes; a disk smaller than 64 times this
@@ -175,6 +184,11 @@ pub const OBJECT_STRIPE_BYTES_MAX: usize = 1024 * 1024 - 4096;
 pub const OBJECT_ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Row groups of one object.
 pub const OBJECT_ROW_GROUPS_MAX: usize = 64 * 1024;
+/// Bytes of an object's records in Kafka's framing, uncompressed, at which it is ended after the batch at hand;
+/// what is left of its segment becomes the next object.
+pub const OBJECT_RAW_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes of an object's row groups at which it is ended likewise.
+pub const OBJECT_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Bytes of a batch that replay builds, header included, unless one record alone is larger.
 pub const REBUILT_BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of an object's footer that a reader accepts.
@@ -253,6 +267,10 @@ pub const RAFT_SNAPSHOTS_KEPT: usize = 2;
 pub const RAFT_SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Longest wait for a connection to the store, in milliseconds.
 pub const STORE_CONNECT_MS_MAX: u64 = 5_000;
+/// Entries of a local bucket that are looked at for leftovers of interrupted writes when it is opened.
+pub const STORE_LEFTOVER_ENTRIES_MAX: usize = 1_000_000;
+/// Age at which such a file is no longer being written, in milliseconds: longer than an upload may take.
+pub const STORE_LEFTOVER_AGE_MS: u64 = 3_600_000;
 /// Keys that one list call may return.
 pub const STORE_LIST_KEYS_MAX: usize = 100_000;
 /// Keys that one bulk delete names (S3's own limit).
@@ -271,7 +289,8 @@ pub const STORE_PROBE_STEP_MS_MAX: u64 = 5_000;
 pub const STORE_PROBE_MS_MAX: u64 = 15_000;
 /// Attempts to raise a partition's log start against concurrent edits of its manifest.
 pub const LOG_START_ATTEMPTS_MAX: usize = 16;
-/// Time for the upload of one object, retries included, in milliseconds.
+/// Time for the upload of one object, retries included, in milliseconds, beside the time that its bytes take
+/// at `STORE_BYTES_PER_S_MIN`.
 pub const OFFLOAD_UPLOAD_MS_MAX: u64 = 300_000;
 /// Time for each other request of an offload (verify, page, orphan), retries included, in milliseconds.
 pub const OFFLOAD_STEP_MS_MAX: u64 = 60_000;

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use super::{Disk, DiskFile, Entry};
 
@@ -11,6 +11,8 @@ use super::{Disk, DiskFile, Entry};
 #[derive(Debug)]
 pub struct DirDisk {
     dir: PathBuf,
+    /// Directories that have got a new one in them and are not synced since.
+    changed_above: Mutex<Vec<PathBuf>>,
 }
 
 #[derive(Debug)]
@@ -20,7 +22,20 @@ struct RealFile {
 
 impl DirDisk {
     pub fn new(dir: PathBuf) -> DirDisk {
-        DirDisk { dir }
+        DirDisk { dir, changed_above: Mutex::default() }
+    }
+
+    /// Creates the directory and those above it, and notes whose names must be made durable.
+    fn create_dirs(&self) -> io::Result<()> {
+        let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+        let missing: Vec<_> = self.dir.ancestors().take_while(is_missing).collect();
+        let parents = missing.iter().filter_map(|dir| dir.parent()).map(|parent| match parent.as_os_str() {
+            name if name.is_empty() => PathBuf::from("."),
+            _ => parent.to_owned(),
+        });
+        // Before they are there: whatever is noted in vain is synced in vain.
+        self.changed_above.lock().expect("no holder panics").extend(parents);
+        fs::create_dir_all(&self.dir)
     }
 
     fn open_with(&self, name: &str, options: &OpenOptions) -> io::Result<Arc<dyn DiskFile>> {
@@ -57,7 +72,7 @@ impl Disk for DirDisk {
         options.read(true).write(true).create(true).truncate(true);
         match self.open_with(name, &options) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.dir)?;
+                self.create_dirs()?;
                 self.open_with(name, &options)
             }
             done => done,
@@ -76,6 +91,12 @@ impl Disk for DirDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        let mut changed = self.changed_above.lock().expect("no holder panics");
+        while let Some(above) = changed.last() {
+            File::open(above)?.sync_all()?;
+            changed.pop();
+        }
+        drop(changed);
         File::open(&self.dir)?.sync_all()
     }
 }
@@ -98,7 +119,40 @@ impl DiskFile for RealFile {
         self.file.set_len(bytes)
     }
 
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&*self.file, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_directories_are_synced_into_those_above_once() {
+        let root = tempfile::tempdir().expect("temporary");
+        let topic = root.path().join("topics").join("t");
+        let disk = DirDisk::new(topic.join("0"));
+        let changed = || disk.changed_above.lock().expect("fine").clone();
+        disk.create("a").expect("created");
+        assert_eq!(changed(), [topic.clone(), root.path().join("topics"), root.path().to_owned()]);
+        disk.sync_dir().expect("synced");
+        assert!(changed().is_empty());
+        disk.create("b").expect("created");
+        assert!(changed().is_empty(), "nothing is new");
+    }
+
+    #[test]
+    fn forgetting_the_cache_loses_nothing() {
+        let root = tempfile::tempdir().expect("temporary");
+        let disk = DirDisk::new(root.path().to_owned());
+        let file = disk.create("a").expect("created");
+        file.write_at(&[IoSlice::new(b"abc")], 0).expect("written");
+        file.forget_cached().expect("advised");
+        assert_eq!(fs::read(root.path().join("a")).expect("there"), b"abc");
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Disk, DiskFile, Entry, read_up_to};
@@ -50,6 +51,8 @@ enum NameChange {
 struct Inode {
     file: Arc<File>,
     durable: Mutex<Vec<u8>>,
+    /// A sync has failed since the last one that did not: what is cached passes for clean.
+    passes_for_clean: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -148,7 +151,11 @@ impl SimDisk {
             let left = what_is_left(&durable, &content(&inode.file)?, &mut random);
             let file = memory_file()?;
             write_whole(&file, &left)?;
-            let inode = Arc::new(Inode { file: Arc::new(file), durable: Mutex::new(left) });
+            let inode = Arc::new(Inode {
+                file: Arc::new(file),
+                durable: Mutex::new(left),
+                passes_for_clean: AtomicBool::default(),
+            });
             after.names.insert(name, inode);
         }
         after.durable_names = after.names.clone();
@@ -207,7 +214,11 @@ impl Disk for SimDisk {
             inode.file.set_len(0)?;
             return Ok(Arc::new(SimFile { inode, disk: self.clone() }));
         }
-        let inode = Arc::new(Inode { file: Arc::new(memory_file()?), durable: Mutex::default() });
+        let inode = Arc::new(Inode {
+            file: Arc::new(memory_file()?),
+            durable: Mutex::default(),
+            passes_for_clean: AtomicBool::default(),
+        });
         state.names.insert(name.to_owned(), inode.clone());
         state.unsynced_changes.push(NameChange::Set(name.to_owned(), inode.clone()));
         Ok(Arc::new(SimFile { inode, disk: self.clone() }))
@@ -267,8 +278,17 @@ impl DiskFile for SimFile {
         self.inode.file.set_len(bytes)
     }
 
+    fn forget_cached(&self) -> io::Result<()> {
+        if self.inode.passes_for_clean.swap(false, Ordering::SeqCst) {
+            let durable = self.inode.durable.lock().expect("not poisoned").clone();
+            write_whole(&self.inode.file, &durable)?;
+        }
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         if self.disk.take_fault(|f| *f == Fault::SyncFails).is_some() {
+            self.inode.passes_for_clean.store(true, Ordering::SeqCst);
             return Err(io::Error::other("simulated"));
         }
         let written = content(&self.inode.file)?;

@@ -29,6 +29,8 @@ pub(super) struct FlushState {
     /// A raised log start that is written and not yet synced.
     marks: Option<(u64, Arc<dyn DiskFile>)>,
     marks_raised: u64,
+    /// The marks, kept open by a log that flushes: else every flush would open them, under the owner's lock.
+    open_marks: Option<Arc<dyn DiskFile>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,10 @@ impl FlushState {
     pub fn log_start_was_raised(&mut self, marks: Arc<dyn DiskFile>) {
         self.marks_raised += 1;
         self.marks = Some((self.marks_raised, marks));
+    }
+
+    pub fn open_marks(&self) -> Option<Arc<dyn DiskFile>> {
+        self.open_marks.clone()
     }
 
     pub fn checkpoint_is_stale(&mut self) {
@@ -207,8 +213,9 @@ impl PartitionLog {
         self.unflushed.retain(|(end, _)| *end > done.end);
         if done.end > self.flushed_end {
             self.flushed_end = done.end;
-            if let Err(error) = self.write_marks() {
-                warn!(%error, "recovery point was not stored; recovery will scan more");
+            match self.write_marks() {
+                Ok(file) => self.flush.open_marks = Some(file),
+                Err(error) => warn!(%error, "recovery point was not stored; recovery will scan more"),
             }
         }
     }

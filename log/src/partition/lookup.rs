@@ -1,7 +1,7 @@
 //! Records by timestamp (ListOffsets): exact to the record, by the sparse index, then headers, then one
 //! decoded batch.
 
-use highwater_model::limits::{DECOMPRESSED_BYTES_MAX, DECOMPRESSED_TIMES_MESSAGE_MAX};
+use highwater_model::limits::{DECOMPRESSED_BYTES_MAX, REQUEST_BYTES_MAX};
 use highwater_model::{LeaderEpoch, Offset};
 use highwater_wire::batch::{HEADER_BYTES, check_crc};
 use highwater_wire::codec::{Codec, decompress_into};
@@ -53,7 +53,7 @@ impl PartitionLog {
         end_bound: Offset,
     ) -> Result<Option<TimestampedOffset>, ReadError> {
         let range = (self.local_start(), end_bound.min(self.log_end()));
-        for view in self.views(range.0) {
+        for view in self.views_where(range.0, |s| s.max_timestamp >= timestamp && s.start < range.1) {
             let view = view?;
             if view.max_timestamp < timestamp {
                 continue;
@@ -91,7 +91,8 @@ impl PartitionLog {
     pub fn max_timestamp_offset(&self, end_bound: Offset) -> Result<Option<TimestampedOffset>, ReadError> {
         let range = (self.local_start(), end_bound.min(self.log_end()));
         let mut newest: Option<Newest<'_>> = None;
-        for view in self.views(range.0) {
+        let least = self.whole_segments_max(range);
+        for view in self.views_where(range.0, |s| s.max_timestamp >= least && s.start < range.1) {
             let view = view?;
             if view.start >= range.1 {
                 break;
@@ -114,6 +115,17 @@ impl PartitionLog {
             Some(Newest::Record(record)) => Ok(Some(record)),
             Some(Newest::Batch { view, from, timestamp }) => first_with(&view, from, timestamp, range),
         }
+    }
+}
+
+impl PartitionLog {
+    /// The largest timestamp of the segments that are wholly within `range`, as far as it is known without
+    /// looking into files: what is newest in `range` is at least as new.
+    fn whole_segments_max(&self, range: (Offset, Offset)) -> i64 {
+        let within = |start, end| start >= range.0 && end <= range.1;
+        let active = Some(&self.active).filter(|a| a.bytes > 0 && within(a.start, a.end));
+        let sealed = self.sealed.iter().filter(|s| within(s.start, s.end)).map(|s| s.max_timestamp);
+        sealed.chain(active.map(|a| a.max_timestamp)).max().unwrap_or(i64::MIN)
     }
 }
 
@@ -201,7 +213,8 @@ fn each_record(
     let records = if codec == Codec::None {
         body
     } else {
-        let cap = DECOMPRESSED_BYTES_MAX.max(batch.len().saturating_mul(DECOMPRESSED_TIMES_MESSAGE_MAX));
+        // What validation may have let in.
+        let cap = DECOMPRESSED_BYTES_MAX.max(REQUEST_BYTES_MAX);
         decompress_into(codec, body, cap, &mut decompressed)
             .map_err(|_| corrupt("records do not decompress"))?;
         &decompressed

@@ -45,6 +45,15 @@ impl LogSlice {
     }
 }
 
+/// What a read found.
+#[derive(Debug, Default)]
+pub struct LogRead {
+    pub slices: Vec<LogSlice>,
+    /// The limit of bytes ended it, not the end bound: there is more. The slices then have somewhat less than
+    /// the limit, as they end where the sparse index knows a batch to end.
+    pub is_limited: bool,
+}
+
 impl PartitionLog {
     /// Whole batches from the one holding `start` up to `end_bound` (the high watermark or last stable
     /// offset), at most `max_bytes`, in offset order; with `at_least_one_batch` the first one comes even if
@@ -59,7 +68,7 @@ impl PartitionLog {
         max_bytes: usize,
         end_bound: Offset,
         at_least_one_batch: bool,
-    ) -> Result<Vec<LogSlice>, ReadError> {
+    ) -> Result<LogRead, ReadError> {
         let (local_start, log_end) = (self.local_start(), self.log_end());
         if start < local_start {
             return Err(ReadError::BelowLocalStart { start, local_start });
@@ -68,28 +77,31 @@ impl PartitionLog {
             return Err(ReadError::AboveLogEnd { start, log_end });
         }
         let end_bound = end_bound.min(log_end);
-        let mut slices = Vec::new();
+        let mut read = LogRead::default();
         if start >= end_bound {
-            return Ok(slices);
+            return Ok(read);
         }
         let mut left = max_bytes as u64;
         let mut from = start;
         for view in self.views(start).take(READ_SLICES_MAX) {
             let view = view?;
-            let must = at_least_one_batch && slices.is_empty();
-            let (position, end) = cut(&view, from, left, end_bound, must)?;
+            let must = at_least_one_batch && read.slices.is_empty();
+            let Cut { position, end, is_limited } = cut(&view, from, left, end_bound, must)?;
+            read.is_limited = is_limited;
             if end <= position {
                 break;
             }
             let length = usize::try_from(end - position).expect("segments are below 2^31 bytes");
-            slices.push(LogSlice { file: view.file.clone(), position, length });
+            read.slices.push(LogSlice { file: view.file.clone(), position, length });
             left = left.saturating_sub(length as u64);
             from = view.end;
             if end < view.bytes || from >= end_bound {
                 break;
             }
+            // Unless the next segment says otherwise: there are no more slices for it.
+            read.is_limited = true;
         }
-        Ok(slices)
+        Ok(read)
     }
 
     fn sealed_at(&self, start: Offset) -> Result<&SealedSegment, LogError> {
@@ -126,6 +138,13 @@ impl PartitionLog {
     }
 }
 
+/// A range of a segment, and whether the limit of bytes ended it.
+struct Cut {
+    position: u64,
+    end: u64,
+    is_limited: bool,
+}
+
 /// The range of `view` to send: from the batch holding `from` to at most `left` bytes further, below
 /// `end_bound`.
 fn cut(
@@ -134,29 +153,32 @@ fn cut(
     left: u64,
     end_bound: Offset,
     must: bool,
-) -> Result<(u64, u64), ReadError> {
+) -> Result<Cut, ReadError> {
     let (position, first_end) = if from == view.start && !must {
         (0, 0)
     } else {
         let first = view.find(from)?;
         if first.header.next_offset() > end_bound {
-            return Ok((0, 0));
+            return Ok(Cut { position: 0, end: 0, is_limited: false });
         }
         (first.position, first.end())
     };
     let limit = position.saturating_add(left).min(view.bytes);
-    let end = if limit == view.bytes {
-        bound_position(view, end_bound)?
+    let (end, is_limited) = if limit == view.bytes {
+        (bound_position(view, end_bound)?, false)
     } else {
         let row = view.index.floor_of_position(limit);
         let by_bytes = u64::from(row.position);
         // A row at or below the bound is within it; only one above makes it worth looking for the bound
         // itself.
-        if view.index.offset_of(&row) <= end_bound { by_bytes } else { bound_position(view, end_bound)? }
+        match view.index.offset_of(&row) {
+            offset if offset <= end_bound => (by_bytes, offset < end_bound),
+            _ => (bound_position(view, end_bound)?, false),
+        }
     };
     debug_assert!(end <= limit);
     let end = if must { end.max(first_end) } else { end };
-    Ok((position, end))
+    Ok(Cut { position, end, is_limited })
 }
 
 /// Where `end_bound` lies in the segment: the position of the first batch that is not wholly below it.

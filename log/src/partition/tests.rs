@@ -57,7 +57,7 @@ pub(super) fn contents(log: &PartitionLog) -> Vec<(BatchHeader, Vec<u8>)> {
     let mut found = Vec::new();
     let mut next = log.local_start();
     while next < log.log_end() {
-        let slices = log.read(next, 1 << 20, log.log_end(), true).expect("reads");
+        let slices = log.read(next, 1 << 20, log.log_end(), true).expect("reads").slices;
         assert!(!slices.is_empty(), "something below the end");
         for slice in slices {
             let bytes = slice.read().expect("reads");
@@ -78,7 +78,7 @@ fn an_empty_log_touches_nothing() {
     let (mut log, report) = open(&disk);
     assert!(report.clean);
     assert_eq!((log.log_start(), log.local_start(), log.log_end(), log.flushed_end()), (0, 0, 0, 0));
-    assert!(log.read(0, 100, 100, true).expect("empty").is_empty());
+    assert!(log.read(0, 100, 100, true).expect("empty").slices.is_empty());
     assert!(!log.roll(NOW).expect("nothing to seal"));
     assert!(log.flush_ticket().is_empty());
     log.close().expect("closes");
@@ -123,7 +123,7 @@ fn reads_are_cut_at_batches_and_bounded() {
             for bound in [start, start + 1, start + 2, start + 31, end - 3, end, end + 9] {
                 let bound = bound.min(end);
                 for must in [false, true] {
-                    let slices = log.read(start, max_bytes, bound, must).expect("reads");
+                    let slices = log.read(start, max_bytes, bound, must).expect("reads").slices;
                     let bytes: Vec<u8> = slices.iter().flat_map(|s| s.read().expect("reads")).collect();
                     let batches: Vec<BatchHeader> = highwater_wire::batch::Batches::new(&bytes)
                         .map(|b| b.expect("whole batches only").0)
@@ -262,7 +262,7 @@ fn eviction_takes_whole_sealed_segments_and_readers_keep_theirs() {
     }
     let before = contents(&log);
     let first = log.sealed()[0];
-    let held = log.read(0, 1, 100, true).expect("reads");
+    let held = log.read(0, 1, 100, true).expect("reads").slices;
     let mapped = log.map_sealed(0).expect("maps");
     assert_eq!(mapped.len() as u64, first.bytes);
     assert_eq!(log.evict_below(first.end - 1).expect("evicts").segments.len(), 0);
@@ -430,7 +430,7 @@ fn a_real_directory_works_the_same() {
     }
     flush(&mut log);
     let before = contents(&log);
-    let slices = log.read(0, 1 << 20, log.log_end(), true).expect("reads");
+    let slices = log.read(0, 1 << 20, log.log_end(), true).expect("reads").slices;
     assert!(slices.len() > 1, "one read spans segments");
     drop(log.evict_below(log.sealed()[0].end).expect("evicts"));
     log.close().expect("closes");

@@ -340,3 +340,18 @@ fn a_damaged_log_that_the_tier_has_whole_begins_anew_and_another_is_left_as_it_i
         assert_eq!(open(&damaged).0.log_end(), end + 1);
     }
 }
+
+#[test]
+fn recovery_does_not_believe_what_a_failed_fsync_left_in_the_cache() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk);
+    put(&mut log, &batch(1, 100, NOW));
+    flush(&mut log);
+    put(&mut log, &batch(1, 100, NOW));
+    disk.inject(Fault::SyncFails);
+    log.flush_ticket().run().expect_err("told to fail");
+    assert!(log.roll_if_due(NOW + 1_000_000).is_ok_and(|rolled| !rolled), "a poisoned log is left as it is");
+    drop(log);
+    let (log, _) = open(&disk.kill());
+    assert_eq!(log.log_end(), 1, "the second batch is on no disk");
+}

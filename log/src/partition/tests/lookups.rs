@@ -72,3 +72,26 @@ fn the_epoch_comes_with_the_offset() {
     assert_eq!((found.offset, found.timestamp, found.leader_epoch), (9, 204, 8));
     assert_eq!(log.offset_for_timestamp(205, 10).expect("reads"), None);
 }
+
+#[test]
+fn segments_that_cannot_hold_the_time_are_not_opened() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk);
+    for n in 0..60 {
+        put(&mut log, &batch(1, 1_000, NOW + n * 1_000));
+    }
+    flush(&mut log);
+    let (log, _) = {
+        drop(log);
+        open(&disk)
+    };
+    assert!(log.sealed().len() >= 10);
+    let found = log.max_timestamp_offset(60).expect("reads").expect("found");
+    assert_eq!((found.offset, log.cache.open_count()), (59, 0), "only the active one");
+    let within = log.sealed()[5].clone();
+    let found = log.offset_for_timestamp(within.max_timestamp, 60).expect("reads").expect("found");
+    assert_eq!((found.offset, log.cache.open_count()), (within.end - 1, 1));
+    let bound = log.sealed()[7].end;
+    let found = log.max_timestamp_offset(bound).expect("reads").expect("found");
+    assert_eq!((found.offset, log.cache.open_count()), (bound - 1, 2));
+}
