@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use highwater_model::TopicConfig;
 use highwater_model::limits::{
-    DECOMPRESS_SCRATCH_KEEP_BYTES_MAX, DECOMPRESSED_BYTES_MAX, DECOMPRESSED_TIMES_MESSAGE_MAX, JSON_DEPTH_MAX,
+    DECOMPRESS_SCRATCH_KEEP_BYTES_MAX, DECOMPRESSED_BYTES_MAX, JSON_DEPTH_MAX, REQUEST_BYTES_MAX,
 };
 use highwater_model::topic_config::ValueFormat;
 
@@ -46,10 +46,8 @@ impl ProduceRules {
             after_max_ms: config.timestamp_after_max_ms,
             compacted: config.cleanup_policy.compact,
             value_format: config.value_format,
-            decompressed_bytes_max: max_message_bytes
-                .saturating_mul(DECOMPRESSED_TIMES_MESSAGE_MAX)
-                .min(DECOMPRESSED_BYTES_MAX)
-                .max(max_message_bytes),
+            // Not by `max.message.bytes`: Kafka has no cap at all, and text may well shrink to a hundredth.
+            decompressed_bytes_max: max_message_bytes.min(REQUEST_BYTES_MAX).max(DECOMPRESSED_BYTES_MAX),
             zstd_allowed: true,
         }
     }

@@ -40,7 +40,7 @@ fn the_default_rules_are_kafkas() {
     let rules = rules();
     assert_eq!(rules.max_message_bytes, 1_048_588);
     assert_eq!((rules.before_max_ms, rules.after_max_ms), (i64::MAX, HOUR_MS));
-    assert_eq!(rules.decompressed_bytes_max, 8 * 1_048_588);
+    assert_eq!(rules.decompressed_bytes_max, DECOMPRESSED_BYTES_MAX);
     assert!(!rules.compacted && rules.zstd_allowed);
     assert_eq!((rules.timestamp_type, rules.value_format), (TimestampType::CreateTime, ValueFormat::Bytes));
 }
@@ -173,10 +173,23 @@ fn sizes_are_of_the_batch_as_sent() {
 }
 
 #[test]
+fn what_shrinks_well_is_no_bomb() {
+    let config = TopicConfig::default();
+    let mut builder = BatchBuilder::new(Codec::Zstd);
+    builder.push(NOW_MS, None, Some(&vec![b'a'; 30 << 20]), &[]);
+    let batch = builder.build();
+    assert!((batch.len() as i64) < 1 << 20);
+    let own = ProduceRules::of(&config);
+    let rules = ProduceRules { before_max_ms: i64::MAX, ..own };
+    assert!(judge(&batch, &rules).expect("Kafka takes it").records_bytes > 30 << 20);
+    assert_eq!(rules.decompressed_bytes_max, DECOMPRESSED_BYTES_MAX, "and no more than this is unpacked");
+}
+
+#[test]
 fn bombs_are_refused_within_the_cap() {
     for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
         let mut builder = BatchBuilder::new(codec);
-        builder.push(NOW_MS, None, Some(&vec![0; 40 << 20]), &[]);
+        builder.push(NOW_MS, None, Some(&vec![0; 80 << 20]), &[]);
         let lax = ProduceRules { max_message_bytes: 10 << 20, ..rules() };
         let (code, text) = refused(&builder.build(), &lax);
         assert_eq!(code, MESSAGE_TOO_LARGE, "{codec:?}: {text}");
