@@ -2,4 +2,3 @@
 
 pub mod fetch_plan;
 pub mod fetch_session;
-pub mod retention;

@@ -105,6 +105,7 @@ impl Node {
         });
         crate::partition::follow::remove_leftovers(&node.settings.data_dir, &node.coordinator.state());
         node.follow_topics().await?;
+        crate::partition::follow::mirror_all(&node);
         workers::flush::start(&node).map_err(NodeError::Thread)?;
         {
             let mut tasks = node.tasks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,9 +6,9 @@
 use highwater_model::Offset;
 use highwater_tiering::core::manifest::Totals;
 
-use crate::core::retention::LocalShape;
 use crate::node::Node;
 use crate::partition::Partition;
+use highwater_compaction::core::retention::LocalShape;
 
 /// A partition whose sealing has stopped, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use highwater_model::OffsetBounds;
 use highwater_model::limits::TIER_READ_MS_MAX;
+use highwater_tiering::core::manifest::Manifest;
 use highwater_wire::kafka::messages::list_offsets_request::ListOffsetsPartition;
 use highwater_wire::kafka::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
@@ -103,7 +104,8 @@ async fn first_at(
     timestamp: i64,
 ) -> Result<Listed, i16> {
     if bounds.log_start < bounds.local_start
-        && let Some(found) = in_tier(node, partition, timestamp).await?
+        && let Some(found) =
+            in_tier(node, partition, &partition.manifest(), timestamp, tier_deadline()).await?
         && found.offset < bounds.local_start
     {
         return Ok(found);
@@ -120,11 +122,8 @@ async fn first_at(
 async fn newest(node: &Arc<Node>, partition: &Partition, bounds: &OffsetBounds) -> Result<Listed, i16> {
     let local = partition.local_max_timestamp().map_err(|e| refused(partition, &e))?;
     if bounds.log_start < bounds.local_start {
-        let manifest = partition.manifest();
-        let tier_newest = manifest.nodes().map(|node| node.timestamps().1).max().unwrap_or(-1);
-        if tier_newest >= 0
-            && local.is_none_or(|l| l.timestamp <= tier_newest)
-            && let Some(found) = in_tier(node, partition, tier_newest).await?
+        let least = local.map_or(0, |l| l.timestamp.max(0));
+        if let Some(found) = newest_in_tier(node, partition, least).await?
             && found.offset < bounds.local_start
         {
             return Ok(found);
@@ -137,6 +136,40 @@ async fn newest(node: &Arc<Node>, partition: &Partition, bounds: &OffsetBounds) 
     }))
 }
 
+/// The first of the tier's records with the largest timestamp, if that is `least` or more. What a node lists
+/// is an upper bound: the log start may have cut the record that set it. Then the truth lies between the next
+/// lower bound and this one, and is searched for; each step reads parts that mostly are in the cache.
+async fn newest_in_tier(node: &Arc<Node>, partition: &Partition, least: i64) -> Result<Option<Listed>, i16> {
+    let deadline = tier_deadline();
+    let manifest = partition.manifest();
+    let at = |timestamp| in_tier(node, partition, &manifest, timestamp, deadline);
+    let mut bounds: Vec<i64> = manifest.nodes().map(|node| node.timestamps().1).collect();
+    // The floor comes last: below it nothing is asked for.
+    bounds.retain(|bound| *bound > least);
+    bounds.push(least);
+    bounds.sort_unstable_by(|a, b| b.cmp(a));
+    bounds.dedup();
+    // No record is at `above` or later.
+    let mut above = bounds[0].saturating_add(1);
+    let mut best = None;
+    for bound in bounds {
+        best = at(bound).await?;
+        if best.is_some() {
+            break;
+        }
+        above = bound;
+    }
+    let Some(mut best) = best else { return Ok(None) };
+    while best.timestamp + 1 < above {
+        let middle = best.timestamp + 1 + (above - best.timestamp - 1) / 2;
+        match at(middle).await? {
+            Some(found) => best = found,
+            None => above = middle,
+        }
+    }
+    Ok(Some(best))
+}
+
 fn refused(partition: &Partition, refusal: &ReadRefusal) -> i16 {
     match refusal {
         ReadRefusal::Unavailable(unavailable) => unavailable_code(unavailable),
@@ -147,10 +180,19 @@ fn refused(partition: &Partition, refusal: &ReadRefusal) -> i16 {
     }
 }
 
-async fn in_tier(node: &Arc<Node>, partition: &Partition, timestamp: i64) -> Result<Option<Listed>, i16> {
-    let manifest = partition.manifest();
-    let deadline = Instant::now() + Duration::from_millis(TIER_READ_MS_MAX);
-    match node.tier.offset_for_timestamp(partition.tp, &partition.topic, &manifest, timestamp, deadline).await
+fn tier_deadline() -> Instant {
+    Instant::now() + Duration::from_millis(TIER_READ_MS_MAX)
+}
+
+/// The tier's first record at or after a time.
+async fn in_tier(
+    node: &Arc<Node>,
+    partition: &Partition,
+    manifest: &Manifest,
+    timestamp: i64,
+    deadline: Instant,
+) -> Result<Option<Listed>, i16> {
+    match node.tier.offset_for_timestamp(partition.tp, &partition.topic, manifest, timestamp, deadline).await
     {
         Ok(hit) => {
             Ok(hit.map(|h| Listed { offset: h.offset, timestamp: h.timestamp, leader_epoch: h.leader_epoch }))

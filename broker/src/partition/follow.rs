@@ -9,12 +9,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use highwater_coordinator::core::{ClusterState, Topic as TopicRecord};
-use highwater_model::TopicId;
+use highwater_model::{TopicId, TopicPartition};
+use highwater_tiering::core::names::TopicRef;
 
 use super::open::{OpenError, in_parallel, log_settings, open_partition, topic_dir, topics_dir};
 use super::registry::{Slot, Topic, View};
 use super::{Partition, Terms};
 use crate::node::Node;
+
+/// Version of the document of topics in the bucket (docs/format.md).
+const TOPICS_FORMAT: u8 = 1;
 
 /// Brings the registry up to the coordinator's state as of now.
 ///
@@ -24,11 +28,10 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), OpenError> {
     let _changing = node.partitions.changing.lock().await;
     let state = node.coordinator.state();
     let view = node.partitions.view();
-    let mut topics = Vec::with_capacity(state.topics.len());
     let (mut changed, mut missing) = (Vec::new(), Vec::new());
     for (id, record) in &state.topics {
         match view.by_id(*id) {
-            Some(topic) if Arc::ptr_eq(&topic.record, record) => topics.push(topic.clone()),
+            Some(topic) if follows_already(topic, record) => {}
             Some(topic) if is_all_open(topic, record) => changed.push(taken_over(topic, record)),
             known => missing.push((record.clone(), known.cloned())),
         }
@@ -42,14 +45,44 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), OpenError> {
         changed.extend(opened.await.expect("opening logs does not panic")?);
     }
     if !changed.is_empty() || !gone.is_empty() {
-        topics.extend(changed.iter().cloned());
+        let stays = |topic: &&Arc<Topic>| {
+            state.topics.contains_key(&topic.id) && changed.iter().all(|changed| changed.id != topic.id)
+        };
+        let topics: Vec<_> = view.topics().filter(stays).chain(&changed).cloned().collect();
         node.partitions.replace(View::new(topics));
         started(node, &changed);
+        mirror_topics(node, &state);
     }
     for topic in &gone {
         close_deleted(node, topic).await;
     }
     Ok(())
+}
+
+/// Whether nothing has changed but manifests, which the partitions then have: most edits of the state are
+/// such, and cost no new view.
+fn follows_already(topic: &Topic, record: &Arc<TopicRecord>) -> bool {
+    let known = topic.record();
+    if Arc::ptr_eq(&known, record) {
+        return true;
+    }
+    let pairs = || known.partitions.iter().zip(&record.partitions);
+    let same = Arc::ptr_eq(&known.config, &record.config)
+        && known.overrides == record.overrides
+        && known.partitions.len() == record.partitions.len()
+        && pairs().all(|(k, r)| k.leader_epoch == r.leader_epoch);
+    if !same {
+        return false;
+    }
+    for ((known, now), slot) in pairs().zip(topic.slots()) {
+        if let Slot::Open(partition) = slot
+            && !Arc::ptr_eq(known, now)
+        {
+            partition.set_manifest(now.manifest.clone());
+        }
+    }
+    topic.set_record(record.clone());
+    true
 }
 
 /// Whether every partition of the record is open already: then nothing of the change touches the disk. A
@@ -123,6 +156,38 @@ fn take_over(partition: &Partition, record: &TopicRecord, index: i32) {
         partition.settings_changed(log_settings(&record.config, index));
     }
     partition.set_manifest(now.manifest.clone());
+}
+
+/// The topics and their settings go to the bucket: with the manifests' mirrors they are what a restore needs.
+fn mirror_topics(node: &Node, state: &ClusterState) {
+    let topics = state.topics.values().map(|topic| {
+        serde_json::json!({
+            "id": topic.id,
+            "name": topic.name,
+            "partitions": topic.partitions.len(),
+            "replication_factor": topic.replication_factor,
+            "created_at_ms": topic.created_at_ms,
+            "settings": topic.overrides,
+        })
+    });
+    let topics: Vec<serde_json::Value> = topics.collect();
+    let body = serde_json::json!({ "format": TOPICS_FORMAT, "topics": topics });
+    node.mirror.note_cluster("topics", state.version, body);
+}
+
+/// At start: what the bucket has of topics and manifests may be older than what the coordinator has, if the
+/// last stop was not clean. A look settles it where nothing has changed.
+pub(crate) fn mirror_all(node: &Node) {
+    let state = node.coordinator.state();
+    mirror_topics(node, &state);
+    for topic in state.topics.values() {
+        let name = TopicRef { name: topic.name.clone(), id: topic.id };
+        for (index, partition) in (0..).zip(&topic.partitions) {
+            if partition.manifest.version > 0 {
+                node.mirror.note(TopicPartition::new(topic.id, index), &name, &partition.manifest);
+            }
+        }
+    }
 }
 
 /// Sets going what newly opened or changed partitions may need.

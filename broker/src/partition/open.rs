@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use highwater_coordinator::core::Topic as TopicRecord;
-use highwater_log::{LogSettings, PartitionLog, RecoveryReport};
+use highwater_log::{LogError, LogSettings, PartitionLog, RecoveryReport, Repair};
 use highwater_model::limits::OPEN_THREADS_MAX;
-use highwater_model::{TopicConfig, TopicId, TopicPartition};
+use highwater_model::{Offset, TopicConfig, TopicId, TopicPartition};
 
 use super::{Partition, Terms};
 
@@ -71,13 +71,7 @@ pub(super) fn open_partition(
     let (mut log, report) = PartitionLog::open(&dir, settings, now_ms).map_err(|e| e.to_string())?;
     tell(name, index, &log, &report);
     if log.log_end() < manifest.tiered_end {
-        // The disk is new or has lost its tail; the tier has everything below, and offsets are never used
-        // twice.
-        if log.log_end() > log.log_start() || report.corrupt_below_flushed.is_some() {
-            let (end, tiered_end) = (log.log_end(), manifest.tiered_end);
-            tracing::warn!(topic = %name, partition = index, end, tiered_end, "the local log ends below the tier's end");
-        }
-        log.reset_to(manifest.tiered_end).map_err(|e| e.to_string())?;
+        log = raised_to_tier(name, index, log, manifest.tiered_end, now_ms).map_err(|e| e.to_string())?;
     }
     if log.log_start() < manifest.log_start {
         log.raise_log_start(manifest.log_start).map_err(|e| e.to_string())?;
@@ -85,6 +79,45 @@ pub(super) fn open_partition(
     let tp = TopicPartition::new(topic.id, index);
     let terms = Terms::new(topic.config.clone(), record.leader_epoch);
     Ok(Partition::new(tp, name.clone(), terms, log, manifest))
+}
+
+/// A log that ends below the tier's end: the disk is new, has lost its tail, or is damaged. The tier has
+/// everything below its end, and offsets are never used twice.
+fn raised_to_tier(
+    topic: &str,
+    partition: i32,
+    mut log: PartitionLog,
+    tiered_end: Offset,
+    now_ms: i64,
+) -> Result<PartitionLog, LogError> {
+    let end = log.log_end();
+    if log.refusal().is_none() {
+        if end > log.log_start() {
+            tracing::warn!(topic, partition, end, tiered_end, "the local log ends below the tier's end");
+        }
+        log.reset_to(tiered_end)?;
+        return Ok(log);
+    }
+    let (log, repair) = log.repair_below(tiered_end, now_ms)?;
+    match repair {
+        Repair::BeginsAt(start) => tracing::warn!(
+            topic,
+            partition,
+            start,
+            "damaged segments that the tier has were dropped, the local log goes on behind them"
+        ),
+        Repair::Reset => {
+            tracing::warn!(topic, partition, tiered_end, "the local log was begun anew where the tier ends");
+        }
+        Repair::SetAside => tracing::error!(
+            topic,
+            partition,
+            tiered_end,
+            "local data above the tier's end cannot be read: its files are kept, the tier is served, appends \
+             are refused"
+        ),
+    }
+    Ok(log)
 }
 
 fn tell(topic: &str, partition: i32, log: &PartitionLog, report: &RecoveryReport) {

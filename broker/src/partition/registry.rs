@@ -24,15 +24,25 @@ pub enum Slot {
 pub struct Topic {
     pub id: TopicId,
     pub name: Arc<str>,
-    /// The coordinator's record that the slots were made from.
-    pub record: Arc<TopicRecord>,
+    /// The coordinator's record that the partitions follow.
+    record: RwLock<Arc<TopicRecord>>,
     slots: Vec<Slot>,
 }
 
 impl Topic {
     pub(super) fn new(record: Arc<TopicRecord>, name: Arc<str>, slots: Vec<Slot>) -> Topic {
         assert_eq!(slots.len(), record.partitions.len(), "one slot per partition");
-        Topic { id: record.id, name, record, slots }
+        Topic { id: record.id, name, record: RwLock::new(record), slots }
+    }
+
+    pub fn record(&self) -> Arc<TopicRecord> {
+        self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The partitions follow a newer record of the same shape.
+    pub(super) fn set_record(&self, record: Arc<TopicRecord>) {
+        assert_eq!(self.slots.len(), record.partitions.len(), "one slot per partition");
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
     }
 
     pub fn slot(&self, partition: i32) -> Option<&Slot> {

@@ -33,6 +33,25 @@ fn append(partition: &Partition) -> Result<Offset, highwater_log::LogError> {
     Ok(appended.next_offset)
 }
 
+#[test]
+fn a_log_start_that_the_disk_refused_follows_later() {
+    let disk = SimDisk::new();
+    let partition = open(&disk, "9223372036854775807", Manifest::new(0));
+    for _ in 0..3 {
+        append(&partition).expect("appended");
+    }
+    let manifest = Manifest::new(0);
+    let edit = Edit::Prune { log_start: 2, head: vec![] };
+    let request = EditRequest { expected_version: manifest.version, leader_epoch: 0, edit };
+    partition.set_manifest(Arc::new(manifest.edited(0, &request).expect("accepted")));
+    disk.inject(Fault::WriteFails(std::io::ErrorKind::Other));
+    partition.raise_log_start(2).expect_err("the disk refuses");
+    assert_eq!(partition.lock_any().log.log_start(), 0);
+    partition.follow_log_start().expect("the disk is back");
+    assert_eq!(partition.lock_any().log.log_start(), 2);
+    assert_eq!(partition.bounds().expect("serves").log_start, 2);
+}
+
 fn want(offset: Offset) -> Want {
     Want { fetch_offset: offset, bytes_max: 1_000, current_leader_epoch: -1, last_fetched_epoch: -1 }
 }

@@ -13,8 +13,8 @@ use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 use highwater_tiering::core::manifest::Manifest;
 
 use super::{Inner, Partition, Unavailable};
-use crate::core::retention::LocalShape;
 use crate::workers::offload::OffloadTrouble;
+use highwater_compaction::core::retention::LocalShape;
 
 /// One sealed segment that is to go to the tier.
 #[derive(Debug)]
@@ -247,6 +247,23 @@ impl Partition {
         };
         inner.log.raise_log_start(offset)?;
         self.check_bounds(&mut inner);
+        Ok(())
+    }
+
+    /// Moves the log's own start to the manifest's, if it is behind: the disk may have refused it when the
+    /// manifest moved.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn follow_log_start(&self) -> Result<(), LogError> {
+        let Ok(mut inner) = self.lock() else {
+            return Ok(());
+        };
+        let log_start = self.bounds_of(&inner).log_start;
+        if inner.log.log_start() < log_start {
+            inner.log.raise_log_start(log_start)?;
+            self.check_bounds(&mut inner);
+        }
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub(crate) struct OffloadTrouble {
     failures: u32,
     retry_at_ms: i64,
     reason: Option<Arc<str>>,
+    /// Races for the manifest that were lost since the last success.
+    lost_races: u32,
 }
 
 impl OffloadTrouble {
@@ -63,6 +65,13 @@ impl OffloadTrouble {
         self.failures = self.failures.saturating_add(1);
         self.retry_at_ms = now_ms.saturating_add(pause_ms as i64);
         self.reason = Some(reason.into());
+    }
+
+    /// Another writer's edit came first. True if that was so the last time already: then someone else writes
+    /// as well, or what is known here does not become newer, and trying at once would never end.
+    fn lost_race(&mut self) -> bool {
+        self.lost_races = self.lost_races.saturating_add(1);
+        self.lost_races > 1
     }
 
     pub(crate) fn is_over(&self, now_ms: i64) -> bool {
@@ -135,7 +144,11 @@ async fn offload_next(node: &Arc<Node>, partition: &Arc<Partition>) -> bool {
             // A lost race for the manifest is settled by looking again.
             if matches!(e, OffloadError::Stale(_)) {
                 refresh_manifest(node, partition);
-                return true;
+                let mut again = false;
+                partition.offload_failed(|trouble| again = trouble.lost_race());
+                if !again {
+                    return true;
+                }
             }
             put_aside(node, partition, &e.to_string());
             false
@@ -220,7 +233,7 @@ impl Node {
     ) -> Result<Vec<Offloaded>, OffloadNowError> {
         let view = self.partitions.view();
         let found = view.by_name(topic).ok_or_else(|| OffloadNowError::UnknownTopic(topic.to_owned()))?;
-        if !found.record.config.uploads() {
+        if !found.record().config.uploads() {
             return Err(OffloadNowError::NoTier(topic.to_owned()));
         }
         let deadline = tokio::time::Instant::now() + timeout;
@@ -314,5 +327,15 @@ mod tests {
         assert!(!trouble.is_over(1_000) && trouble.is_over(1_000 + OFFLOAD_RETRY_MS_MAX as i64));
         trouble.failed(0, "still none", 0.0);
         assert_eq!(trouble.retry_at_ms, OFFLOAD_RETRY_MS_MAX as i64 / 2);
+    }
+
+    #[test]
+    fn only_the_first_lost_race_is_tried_again_at_once() {
+        let mut trouble = OffloadTrouble::default();
+        assert!(!trouble.lost_race());
+        assert!(trouble.lost_race());
+        trouble.failed(0, "the manifest has moved on", 1.0);
+        assert!(!trouble.is_over(0) && trouble.lost_race(), "until something succeeds");
+        assert!(!OffloadTrouble::default().lost_race());
     }
 }

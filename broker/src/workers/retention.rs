@@ -11,9 +11,9 @@ use highwater_model::limits::PAGES_PER_RETENTION_MAX;
 use highwater_tiering::core::manifest::Node as Listed;
 
 use super::pause;
-use crate::core::retention::{Limits, LogStartPlan, plan_eviction, plan_log_start};
 use crate::node::Node;
 use crate::partition::Partition;
+use highwater_compaction::core::retention::{Limits, LogStartPlan, plan_eviction, plan_log_start};
 
 pub(super) async fn run(node: Arc<Node>) {
     let interval = Duration::from_millis(node.settings.retention_check_ms);
@@ -34,6 +34,7 @@ pub(super) async fn run(node: Arc<Node>) {
 
 /// Raises the log start as far as the topic's retention says.
 async fn retain(node: &Arc<Node>, partition: &Arc<Partition>) -> Result<(), String> {
+    partition.follow_log_start().map_err(|e| e.to_string())?;
     let limits = Limits::of(&partition.terms().config);
     let manifest = partition.manifest();
     let Some(shape) = partition.local_shape() else { return Ok(()) };

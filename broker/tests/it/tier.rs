@@ -249,3 +249,95 @@ fn count_objects(dir: &std::path::Path) -> usize {
         })
         .sum()
 }
+
+#[tokio::test]
+async fn the_bucket_learns_of_topics_settings_and_manifests_even_if_only_at_the_next_start() {
+    let harness = Harness::start().await;
+    let id = harness.create_topic("t", 2, SMALL_SEGMENTS).await;
+    let mut client = harness.client().await;
+    fill(&mut client, "t", 0, 70).await;
+    harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
+    let cluster = harness.data_dir().join("objects").join(harness.node.coordinator.cluster_id());
+    let topics = cluster.join("_cluster/topics.json");
+    let manifest = cluster.join("t").join(id.to_string()).join("partition=0/_manifest/mirror.json");
+    drop(client);
+    let stopped = harness.stop().await;
+    let read = |path: &std::path::Path| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(path).expect("mirrored")).expect("JSON")
+    };
+    assert_eq!(read(&manifest)["manifest"]["tiered_end"], 70);
+    std::fs::remove_file(&manifest).expect("removed");
+    std::fs::remove_file(&topics).expect("removed");
+    let harness = stopped.start().await;
+    let stopped = harness.stop().await;
+    assert_eq!(read(&manifest)["manifest"]["tiered_end"], 70);
+    let first = read(&topics);
+    assert_eq!(first["body"]["format"], 1);
+    let topic = &first["body"]["topics"][0];
+    assert_eq!((&topic["name"], &topic["partitions"]), (&"t".into(), &2.into()));
+    assert_eq!(topic["settings"]["segment.bytes"], "65536");
+    let harness = stopped.start().await;
+    harness.create_topic("u", 1, &[]).await;
+    let _stopped = harness.stop().await;
+    let second = read(&topics);
+    assert_eq!(second["body"]["topics"].as_array().expect("a list").len(), 2);
+    assert!(second["version"].as_u64() > first["version"].as_u64());
+}
+
+#[tokio::test]
+async fn an_edit_of_manifests_alone_costs_no_new_view() {
+    let harness = Harness::start().await;
+    harness.create_topic("t", 1, SMALL_SEGMENTS).await;
+    let mut client = harness.client().await;
+    let before = harness.node.partitions.view();
+    fill(&mut client, "t", 0, 70).await;
+    harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
+    harness.node.follow_topics().await.expect("followed");
+    let after = harness.node.partitions.view();
+    assert!(std::sync::Arc::ptr_eq(&before, &after));
+    assert_eq!(after.partitions().next().expect("one").manifest().tiered_end, 70);
+    let topic = after.by_name("t").expect("there");
+    assert_eq!(topic.record().partitions[0].manifest.tiered_end, 70);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_more_than_the_memory_for_reads_gets_what_it_holds() {
+    let harness = Harness::start_with(|settings| settings.read_memory_bytes = 256 * 1024).await;
+    harness.create_topic("t", 1, SMALL_SEGMENTS).await;
+    let mut client = harness.client().await;
+    let expected = fill(&mut client, "t", 0, 300).await;
+    harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
+    harness.node.evict_now("t").await.expect("evicted");
+    same(&client.consume("t", 0, 0, 300).await, &expected);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn the_newest_record_is_found_when_the_log_start_has_cut_the_one_that_set_the_bound() {
+    let harness = Harness::start().await;
+    harness.create_topic("t", 1, SMALL_SEGMENTS).await;
+    let mut client = harness.client().await;
+    let t0 = now_ms() - 1_000_000;
+    // The first record is the newest of all; within what is left the newest lies in the middle of the first
+    // object.
+    let at = |i: i64| match i {
+        0 => t0 + 900_000,
+        20 | 25 => t0 + 500_000,
+        i => t0 + i,
+    };
+    for i in 0..150 {
+        client.put("t", 0, batch_at(at(i), &[&[1; 1_000]])).await;
+    }
+    harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
+    harness.node.evict_now("t").await.expect("evicted");
+    assert_eq!(client.list_offset(7, "t", 0, -3).await.offset, 0);
+    for (log_start, newest) in [(1, 20), (21, 25), (26, 149)] {
+        assert_eq!(delete_to(&mut client, "t", log_start).await, (0, log_start));
+        let found = client.list_offset(7, "t", 0, -3).await;
+        assert_eq!((found.error_code, found.offset, found.timestamp), (0, newest, at(newest)));
+    }
+    client.put("t", 0, batch_at(t0 + 200, &[b"local"])).await;
+    assert_eq!(client.list_offset(7, "t", 0, -3).await.offset, 150);
+    harness.stop().await;
+}

@@ -32,9 +32,14 @@ impl Fetch {
         collected: &mut Collected,
         deadline: Instant,
     ) -> Option<OwnedSemaphorePermit> {
-        let wants = std::mem::take(&mut collected.tier);
+        let mut wants = std::mem::take(&mut collected.tier);
         if wants.is_empty() {
             return None;
+        }
+        // A client that asks for more than the budget gets what the budget holds, never nothing.
+        let most = self.tier_units_max().saturating_mul(BUDGET_UNIT_BYTES);
+        for want in &mut wants {
+            want.bytes = want.bytes.min(most);
         }
         let deadline = deadline.max(Instant::now() + Duration::from_millis(TIER_FETCH_WAIT_MS_MIN as u64));
         let mut memory = self.tier_memory(&wants, deadline).await?;

@@ -2,8 +2,9 @@
 //!
 //! Kafka's rules: a segment goes when its newest record is older than `retention.ms`, or when what is left
 //! without it still has `retention.bytes`; always from the oldest end. Local retention applies the same to
-//! local segments that are in the tier (invariant 10). A segment without timestamps ages from the moment it
-//! was sealed.
+//! local segments that are in the tier (invariant 10). A local segment without timestamps ages from the moment
+//! it was sealed; a node of the tier without any is taken to be as old as what follows it, so it cannot hold
+//! back for ever what lies behind.
 //!
 //! Pure over sizes and times; the caller carries the plan out: manifest first, then log start, then eviction.
 
@@ -49,7 +50,8 @@ pub struct LocalShape {
 }
 
 impl LocalShape {
-    fn local_bytes(&self) -> u64 {
+    /// Of all segments.
+    pub fn local_bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.bytes).sum::<u64>() + self.active_bytes
     }
 
@@ -114,9 +116,9 @@ pub fn plan_log_start(now_ms: i64, limits: Limits, listed: &[Node], local: &Loca
     let tier_bytes: u64 = listed.iter().map(|node| node.totals().bytes).sum();
     let local_bytes: u64 = local.only_local().map(|s| s.bytes).sum::<u64>() + local.active_bytes;
     let mut walk = Walk { limits, now_ms, rest_bytes: tier_bytes + local_bytes, log_start: present };
-    for node in listed {
-        let piece =
-            Piece { end: node.end(), bytes: node.totals().bytes, newest_ms: newest_of_node(node, now_ms) };
+    let newest = newest_of_nodes(listed, newest_behind_tier(now_ms, local));
+    for (node, newest_ms) in listed.iter().zip(newest) {
+        let piece = Piece { end: node.end(), bytes: node.totals().bytes, newest_ms };
         if !walk.step(&piece) {
             if let Node::Page(page) = node
                 && reaches_into(&walk, page)
@@ -142,18 +144,34 @@ pub fn plan_log_start(now_ms: i64, limits: Limits, listed: &[Node], local: &Loca
 
 /// Whether part of a page that has not expired as a whole may have.
 fn reaches_into(walk: &Walk, page: &PageRef) -> bool {
-    let by_time =
-        walk.limits.retention_ms.is_some_and(|ms| page.min_timestamp < walk.now_ms.saturating_sub(ms));
+    // A page without timestamps goes with what follows it, and as a whole.
+    let by_time = page.max_timestamp >= 0
+        && walk.limits.retention_ms.is_some_and(|ms| page.min_timestamp < walk.now_ms.saturating_sub(ms));
     let by_bytes = walk.limits.retention_bytes.is_some_and(|bytes| walk.rest_bytes > bytes);
     by_time || by_bytes
 }
 
-/// An object without timestamps does not age: nothing tells how old it is.
-fn newest_of_node(node: &Node, now_ms: i64) -> i64 {
-    match node.timestamps().1 {
-        newest if newest < 0 => now_ms,
-        newest => newest,
+/// The newest timestamp of each node; of one without, that of the next that has timestamps, or `behind`: once
+/// that has expired, so has what lies before it.
+fn newest_of_nodes(listed: &[Node], behind: i64) -> Vec<i64> {
+    let mut next = behind;
+    let mut newest: Vec<i64> = Vec::with_capacity(listed.len());
+    for node in listed.iter().rev() {
+        let own = node.timestamps().1;
+        next = if own >= 0 { own } else { next };
+        newest.push(next);
     }
+    newest.reverse();
+    assert_eq!(newest.len(), listed.len());
+    debug_assert!(newest.iter().all(|ms| *ms >= 0));
+    newest
+}
+
+/// The newest timestamp of what follows the tier: the first local segment that is not in it, or the active
+/// one. An empty one is as new as can be.
+fn newest_behind_tier(now_ms: i64, local: &LocalShape) -> i64 {
+    let active = || local.active_max_timestamp.filter(|ms| *ms >= 0).unwrap_or(now_ms);
+    local.only_local().next().map_or_else(active, newest_of).max(0)
 }
 
 fn newest_of(segment: &SealedSegment) -> i64 {

@@ -94,8 +94,26 @@ fn the_tier_goes_before_what_is_only_local() {
     let limits = Limits { retention_ms: Some(500), ..limits() };
     let listed = [object(0, 10, 30, NOW - 900), object(10, 20, 30, NOW - 600)];
     assert_eq!(plan_log_start(NOW, limits, &listed, &local(&[900, 600, 700, 10], 2)), to(30));
-    let young = [object(0, 10, 30, NOW - 900), object(10, 20, 30, -1)];
+    let young = [object(0, 10, 30, NOW - 900), object(10, 20, 30, NOW - 500)];
     assert_eq!(plan_log_start(NOW, limits, &young, &local(&[900, 600, 700, 10], 2)), to(10));
+}
+
+#[test]
+fn what_has_no_timestamps_goes_with_what_follows_it() {
+    let limits = Limits { retention_ms: Some(500), ..limits() };
+    let shape = |age| local(&[900, 900, 900, age, 10], 3);
+    let none = |start| object(start, start + 10, 30, -1);
+    // Followed by an expired node, by a young one, by a segment that only the local log has.
+    let listed = [none(0), none(10), object(20, 30, 30, NOW - 600)];
+    assert_eq!(plan_log_start(NOW, limits, &listed, &shape(100)), to(30));
+    let listed = [none(0), none(10), object(20, 30, 30, NOW - 400)];
+    assert_eq!(plan_log_start(NOW, limits, &listed, &shape(100)), to(0));
+    let listed = [object(0, 10, 30, NOW - 600), none(10), none(20)];
+    assert_eq!(plan_log_start(NOW, limits, &listed, &shape(100)), to(10));
+    assert_eq!(plan_log_start(NOW, limits, &listed, &shape(600)), to(40));
+    // By size they go as ever.
+    let by_size = Limits { retention_bytes: Some(250), retention_ms: None, ..limits };
+    assert_eq!(plan_log_start(NOW, by_size, &[none(0), none(10), none(20)], &shape(100)), to(30));
 }
 
 #[test]

@@ -1,0 +1,3 @@
+//! The pure decisions: no I/O, no clock, no tasks.
+
+pub mod retention;
