@@ -3,6 +3,7 @@
 //! Owns connections, their buffers and the order of their answers. Must not know what a request means.
 //! Invariants 13 and 16: bytes from outside end in an answer or a closed connection with one log line.
 
+pub mod budget;
 pub mod connection;
 pub mod frame;
 pub mod listener;

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::core::fetch_session::FetchSessions;
 use crate::handlers::init_producer_id::ProducerIds;
 use crate::metrics::Metrics;
-use crate::net::frame::{BUDGET_UNIT_BYTES, RequestBudget, request_budget};
+use crate::net::budget::{BUDGET_UNIT_BYTES, RequestBudget};
 use crate::net::refusal_log::RefusalLog;
 use crate::partition::registry::Registry;
 use crate::settings::{Address, Settings};
@@ -82,7 +82,7 @@ impl Node {
         let memory_units = parts.settings.read_memory_bytes / BUDGET_UNIT_BYTES as u64;
         let memory_units = usize::try_from(memory_units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let node = Arc::new(Node {
-            request_budget: request_budget(parts.settings.request_memory_bytes),
+            request_budget: RequestBudget::new(parts.settings.request_memory_bytes),
             tier_memory: Arc::new(Semaphore::new(memory_units)),
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
             settings: parts.settings,
@@ -96,7 +96,7 @@ impl Node {
             partitions: Registry::default(),
             advertised: OnceLock::new(),
             refusals: RefusalLog::default(),
-            fetch_sessions: Mutex::new(FetchSessions::default()),
+            fetch_sessions: Mutex::new(FetchSessions::seeded(rand::random())),
             flush: FlushQueue::default(),
             offloads: OffloadQueue::default(),
             producer_ids: ProducerIds::default(),

@@ -69,6 +69,7 @@ impl Clock for SystemClock {
 /// It could not start, or one of its doors failed.
 pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let started = Instant::now();
+    raise_file_limit();
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
     let mut data_dir = DataDir::open(&settings.data_dir, settings.node_id)?;
     let doors = Doors::bind(&settings).await?;
@@ -107,6 +108,21 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     tracing::info!("stopped");
     drop(data_dir);
     outcome
+}
+
+/// Lets this process open as many files as it may: segments, connections and mapped objects add up to far
+/// more than the 1,024 that a shell hands down.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(e) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(files = limit.current, "the limit of open files cannot be raised: {e}");
+            return;
+        }
+    }
+    tracing::info!(files = limit.maximum, "open files");
 }
 
 /// The three listeners, bound but not yet served: a client that comes early waits in the backlog.
@@ -301,5 +317,16 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        use rustix::process::{Resource, getrlimit};
+        super::raise_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }

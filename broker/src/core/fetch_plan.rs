@@ -79,6 +79,11 @@ impl FetchBudget {
         FetchBudget { rest: asked.min(usize::try_from(limit).unwrap_or(usize::MAX)), is_first: true }
     }
 
+    /// What is left.
+    pub fn bytes(&self) -> usize {
+        self.rest
+    }
+
     /// What a partition with its own limit may read; None when the budget is used up.
     pub fn grant(&self, partition_max: i32) -> Option<Grant> {
         let bytes = usize::try_from(partition_max).unwrap_or(0).min(self.rest);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use highwater_model::limits::{FETCH_SESSION_EVICTION_MS, FETCH_SESSION_PARTITIONS_MAX, FETCH_SESSIONS_MAX};
+use highwater_model::topic_name::TOPIC_NAME_BYTES_MAX;
 use highwater_model::{LeaderEpoch, Offset, TopicId};
 
 /// Epoch of a full fetch that wants a session.
@@ -114,12 +115,6 @@ pub struct FetchSessions {
     partitions_max: usize,
 }
 
-impl Default for FetchSessions {
-    fn default() -> Self {
-        FetchSessions::new(0, FETCH_SESSIONS_MAX, FETCH_SESSION_PARTITIONS_MAX)
-    }
-}
-
 impl Session {
     fn new(now_ms: i64, uses_ids: bool) -> Session {
         Session {
@@ -179,13 +174,15 @@ impl Session {
 }
 
 impl FetchSessions {
-    /// `seed` makes the ids differ from those of the broker's former life.
-    pub fn new(seed: u64, sessions_max: usize, partitions_max: usize) -> FetchSessions {
-        FetchSessions { sessions: BTreeMap::new(), partitions: 0, seed, sessions_max, partitions_max }
+    /// With a broker's bounds. `seed` makes the ids differ from those of the broker's former life: a client
+    /// that comes with one of those must be told that its session is gone, not be given another's.
+    pub fn seeded(seed: u64) -> FetchSessions {
+        FetchSessions::new(seed, FETCH_SESSIONS_MAX, FETCH_SESSION_PARTITIONS_MAX)
     }
 
-    pub fn reseed(&mut self, seed: u64) {
-        self.seed = seed;
+    /// As [`FetchSessions::seeded`] with bounds of one's own.
+    pub fn new(seed: u64, sessions_max: usize, partitions_max: usize) -> FetchSessions {
+        FetchSessions { sessions: BTreeMap::new(), partitions: 0, seed, sessions_max, partitions_max }
     }
 
     pub fn len(&self) -> usize {
@@ -212,7 +209,7 @@ impl FetchSessions {
     }
 
     fn begin_full(&mut self, now_ms: i64, ask: Ask) -> FetchContext {
-        if ask.added.is_empty() || !self.make_room(now_ms, ask.added.len()) {
+        if ask.added.is_empty() || !names_fit(&ask.added) || !self.make_room(now_ms, ask.added.len()) {
             return sessionless(ask.added);
         }
         let id = self.fresh_id();
@@ -238,6 +235,7 @@ impl FetchSessions {
             return Err(SessionRefusal::TopicIds);
         }
         let held = session.turns.len();
+        let may_stay = names_fit(&ask.added);
         for (key, want) in ask.added {
             session.put(key, want);
         }
@@ -249,7 +247,7 @@ impl FetchSessions {
         assert!(session.epoch > 0, "incremental epochs are positive");
         let targets = session.targets();
         self.partitions = self.partitions - held + targets.len();
-        if targets.is_empty() || self.partitions > self.partitions_max {
+        if targets.is_empty() || !may_stay || self.partitions > self.partitions_max {
             self.remove(id);
             return Ok(sessionless(targets));
         }
@@ -330,8 +328,34 @@ impl FetchSessions {
     }
 }
 
-fn sessionless(targets: Vec<(PartitionKey, Want)>) -> FetchContext {
-    FetchContext { session_id: NO_SESSION, is_incremental: false, targets }
+/// Whether a session may keep these partitions: sessions are bounded in number, so keys must be in size. A
+/// longer name is of no topic anyway.
+fn names_fit(asked: &[(PartitionKey, Want)]) -> bool {
+    asked.iter().all(|(key, _)| match &key.topic {
+        TopicKey::Name(name) => name.len() <= TOPIC_NAME_BYTES_MAX,
+        TopicKey::Id(_) => true,
+    })
+}
+
+fn sessionless(asked: Vec<(PartitionKey, Want)>) -> FetchContext {
+    FetchContext { session_id: NO_SESSION, is_incremental: false, targets: unique(asked) }
+}
+
+/// A partition that is named again is answered once, in its first place, as it was wanted last (as in Kafka):
+/// else a small request could ask for one batch thousands of times.
+fn unique(asked: Vec<(PartitionKey, Want)>) -> Vec<(PartitionKey, Want)> {
+    let mut places: BTreeMap<PartitionKey, usize> = BTreeMap::new();
+    let mut targets: Vec<(PartitionKey, Want)> = Vec::with_capacity(asked.len());
+    for (key, want) in asked {
+        if let Some(place) = places.get(&key) {
+            targets[*place].1 = want;
+            continue;
+        }
+        places.insert(key.clone(), targets.len());
+        targets.push((key, want));
+    }
+    assert_eq!(targets.len(), places.len(), "one place per partition");
+    targets
 }
 
 #[cfg(test)]

@@ -14,12 +14,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use highwater_model::TopicId;
-use highwater_model::limits::FETCH_WAIT_MS_MAX;
+use highwater_model::limits::{FETCH_POLL_MS, FETCH_WAIT_MS_MAX};
 use highwater_wire::kafka::messages::FetchRequest;
 use highwater_wire::kafka::messages::fetch_request::FetchTopic;
 use tokio::time::Instant;
 
 use super::{Call, decode, errors};
+use crate::core::fetch_plan::FetchBudget;
 use crate::core::fetch_session::{
     Ask, FetchContext, FetchSessions, PartitionKey, SessionRefusal, TopicKey, Want,
 };
@@ -66,13 +67,15 @@ pub fn begin(call: Call<'_>) -> Answer {
     };
     let (min_bytes, max_bytes, isolation) = options;
     let targets = collect::resolve(call.node, &context);
+    // More than the fetch may have is never waited for.
+    let bytes_max = FetchBudget::new(max_bytes, call.node.settings.fetch_bytes_max).bytes();
     let fetch = Fetch {
         node: call.node.clone(),
         version: call.version,
         correlation_id: call.correlation_id,
         context,
         targets,
-        min_bytes: usize::try_from(min_bytes).unwrap_or(0),
+        min_bytes: usize::try_from(min_bytes).unwrap_or(0).min(bytes_max),
         max_bytes,
         max_wait: Duration::from_millis(max_wait.expect("clamped at zero")),
         read_committed: isolation == READ_COMMITTED,
@@ -142,16 +145,27 @@ fn topic_key(uses_ids: bool, topic: &FetchTopic) -> TopicKey {
 /// gone.
 struct Registered<'a> {
     waiter: FetchWaiter,
+    /// Some partition has too many waiters already.
+    must_poll: bool,
     targets: &'a [Target],
 }
 
 impl<'a> Registered<'a> {
     fn new(targets: &'a [Target]) -> Registered<'a> {
         let waiter = FetchWaiter::default();
+        let mut must_poll = false;
         for partition in partitions(targets) {
-            partition.wait_for_data(&waiter);
+            must_poll |= !partition.wait_for_data(&waiter);
         }
-        Registered { waiter, targets }
+        Registered { waiter, must_poll, targets }
+    }
+
+    /// Waits for news, or until it is time to look again.
+    async fn news(&self, deadline: Instant) {
+        let poll = Instant::now() + Duration::from_millis(FETCH_POLL_MS);
+        let until = if self.must_poll { deadline.min(poll) } else { deadline };
+        // Whether woken or not, the caller looks.
+        let _ = tokio::time::timeout_at(until, self.waiter.notified()).await;
     }
 }
 
@@ -184,10 +198,10 @@ impl Fetch {
                 if !collected.tier.is_empty() || self.is_enough(&collected) || self.node.is_stopping() {
                     break;
                 }
-                if tokio::time::timeout_at(deadline, registered.waiter.notified()).await.is_err() {
-                    collected = self.collect();
+                if Instant::now() >= deadline {
                     break;
                 }
+                registered.news(deadline).await;
             }
         }
         let memory = self.read_tier(&mut collected, deadline).await;

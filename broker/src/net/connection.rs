@@ -4,7 +4,8 @@
 //! (for a flush, for data) while later requests begin. Answers leave in the order of the requests. There is
 //! no second task and no queue between reading and writing: a produce costs no hop to another thread.
 //! Backpressure is the socket's: while an answer is being written, or `REQUESTS_PENDING_PER_CONNECTION_MAX`
-//! answers are owed, or the memory budget is used up, nothing is read. Invariants: 3 (answers wait for what
+//! answers are owed, or answers of `READY_BYTES_PER_CONNECTION_MAX` wait,
+//! or the memory budget is used up, nothing is read. Invariants: 3 (answers wait for what
 //! they promise), 16 (every wait here has a bound).
 
 use std::collections::VecDeque;
@@ -17,16 +18,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use highwater_model::limits::{
-    CONNECTION_CHECK_MS, FRAME_ARRIVAL_MS_MAX, FRAME_BYTES_PER_SECOND_MIN,
+    CONNECTION_CHECK_MS, FRAME_ARRIVAL_MS_MAX, FRAME_BYTES_PER_SECOND_MIN, READY_BYTES_PER_CONNECTION_MAX,
     REQUESTS_PENDING_PER_CONNECTION_MAX,
 };
 use tokio::net::TcpStream;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
+use tokio::sync::{AcquireError, watch};
 use tokio::time::Sleep;
 
+use super::budget::{Share, ShareWait};
 use super::frame::FrameReader;
 use super::reply::{Answer, CloseReason, Later, Reply};
-use super::writer::write_reply;
+use super::writer::{WriteLimits, write_reply};
 use crate::dispatch;
 use crate::metrics::RefusedKind;
 use crate::node::Node;
@@ -47,7 +49,7 @@ enum Owed {
 enum Event {
     Answered(Result<Reply, CloseReason>),
     Readable(io::Result<()>),
-    Memory(Result<OwnedSemaphorePermit, AcquireError>),
+    Memory(Result<Share, AcquireError>),
     Check,
     Shutdown,
 }
@@ -59,7 +61,6 @@ enum End {
     Refused(CloseReason),
 }
 
-type MemoryWait = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 type StopWait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub struct Connection {
@@ -68,12 +69,15 @@ pub struct Connection {
     peer: IpAddr,
     reader: FrameReader,
     pending: VecDeque<Pending>,
+    /// In memory, of the answers in `pending` that are ready.
+    ready_bytes: usize,
     /// The newest request runs alone: nothing begins before it is answered.
     is_alone: bool,
     /// The client has closed its side; answers owed are still sent.
     is_read_closed: bool,
     is_stopping: bool,
-    memory_wait: Option<MemoryWait>,
+    /// The frame at the front waits for memory since then; that is not the client's slowness.
+    memory_wait: Option<(Instant, ShareWait)>,
     stop_wait: StopWait,
     check: Pin<Box<Sleep>>,
     /// Bytes or answers moved since the last check.
@@ -100,6 +104,7 @@ impl Connection {
             peer,
             reader: FrameReader::default(),
             pending: VecDeque::new(),
+            ready_bytes: 0,
             is_alone: false,
             is_read_closed: false,
             is_stopping: false,
@@ -141,9 +146,10 @@ impl Connection {
                     ready.map_err(|_| End::Gone)?;
                     self.read()?;
                 }
-                Event::Memory(permit) => {
-                    self.memory_wait = None;
-                    self.reader.add_memory(permit.map_err(|_| End::Gone)?);
+                Event::Memory(share) => {
+                    let waited = self.memory_wait.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+                    self.frame_since = self.frame_since.map(|since| since + waited);
+                    self.reader.add_memory(share.map_err(|_| End::Gone)?);
                 }
                 Event::Check => self.checked()?,
                 Event::Shutdown => self.is_stopping = true,
@@ -152,7 +158,10 @@ impl Connection {
     }
 
     fn can_begin(&self) -> bool {
-        !self.is_alone && !self.is_stopping && self.pending.len() < REQUESTS_PENDING_PER_CONNECTION_MAX
+        !self.is_alone
+            && !self.is_stopping
+            && self.pending.len() < REQUESTS_PENDING_PER_CONNECTION_MAX
+            && self.ready_bytes < READY_BYTES_PER_CONNECTION_MAX
     }
 
     /// Sends the answers at the front that are ready.
@@ -162,9 +171,10 @@ impl Connection {
             else {
                 unreachable!("the front was looked at");
             };
+            self.ready_bytes -= reply.memory_bytes();
             self.node.metrics.request(api_key, begun.elapsed());
-            let stall = Duration::from_millis(self.node.settings.connection_idle_ms);
-            match write_reply(&self.stream, &reply, stall).await {
+            let idle = Duration::from_millis(self.node.settings.connection_idle_ms);
+            match write_reply(&self.stream, &reply, WriteLimits::of(&reply, idle)).await {
                 Ok(sent) => {
                     self.node.metrics.bytes_out.inc_by(sent);
                 }
@@ -196,7 +206,10 @@ impl Connection {
         let begun = Instant::now();
         let (api_key, answer) = dispatch::begin(&self.node, self.peer, frame.bytes);
         let answer = match answer {
-            Answer::Now(reply) => Owed::Ready(reply),
+            Answer::Now(reply) => {
+                self.ready_bytes += reply.memory_bytes();
+                Owed::Ready(reply)
+            }
             Answer::Later(later) => Owed::Waiting(later),
             Answer::Alone(later) => {
                 self.is_alone = true;
@@ -214,6 +227,7 @@ impl Connection {
 
     fn answered(&mut self, answer: Result<Reply, CloseReason>) -> Result<(), End> {
         let reply = answer.map_err(End::Refused)?;
+        self.ready_bytes += reply.memory_bytes();
         let front = self.pending.front_mut().expect("the front was polled");
         front.answer = Owed::Ready(reply);
         Ok(())
@@ -230,9 +244,9 @@ impl Connection {
                 self.ask_for_memory();
             }
             match &mut self.memory_wait {
-                Some(wait) => {
-                    if let Poll::Ready(permit) = wait.as_mut().poll(cx) {
-                        return Poll::Ready(Event::Memory(permit));
+                Some((_, wait)) => {
+                    if let Poll::Ready(share) = wait.as_mut().poll(cx) {
+                        return Poll::Ready(Event::Memory(share));
                     }
                 }
                 None => {
@@ -257,10 +271,12 @@ impl Connection {
         if units == 0 {
             return;
         }
-        match self.node.request_budget.clone().try_acquire_many_owned(units) {
-            Ok(permit) => self.reader.add_memory(permit),
-            Err(_) => {
-                self.memory_wait = Some(Box::pin(self.node.request_budget.clone().acquire_many_owned(units)));
+        let budget = &self.node.request_budget;
+        match budget.try_take(units) {
+            Some(share) => self.reader.add_memory(share),
+            None => {
+                let wait = budget.take(units, self.reader.holds_memory());
+                self.memory_wait = Some((Instant::now(), wait));
             }
         }
     }
@@ -288,7 +304,7 @@ impl Connection {
     fn checked(&mut self) -> Result<(), End> {
         self.check = Box::pin(tokio::time::sleep(check_interval(&self.node)));
         let now = Instant::now();
-        if self.reader.is_partial() && self.can_begin() {
+        if self.reader.is_partial() && self.can_begin() && self.memory_wait.is_none() {
             let seconds = self.reader.expected_bytes() / FRAME_BYTES_PER_SECOND_MIN;
             let allowed = Duration::from_millis(frame_ms(&self.node)) + Duration::from_secs(seconds as u64);
             if self.frame_since.is_some_and(|since| now.duration_since(since) > allowed) {

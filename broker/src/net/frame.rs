@@ -8,7 +8,6 @@
 //! after the frame being read stay in the socket when the frame is large, so that they need not be moved.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,14 +16,15 @@ use highwater_model::limits::{
     REQUEST_UNBUDGETED_BYTES_MAX,
 };
 use highwater_wire::api;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
+
+pub use super::budget::BUDGET_UNIT_BYTES;
+use super::budget::Share;
 
 const PREFIX_BYTES: usize = 4;
 /// API key, version and correlation id: every request has them.
 const HEAD_BYTES_MIN: usize = 8;
 const READ_BYTES: usize = 16 * 1024;
-/// The budget counts in units of this size, as a semaphore holds 32 bits of permits per request.
-pub const BUDGET_UNIT_BYTES: usize = 1024;
 
 /// A frame that no Kafka client sends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,32 +37,30 @@ pub enum BadFrame {
     Key { key: i16, length: usize },
 }
 
-/// The budget of bytes in requests of all connections.
-pub type RequestBudget = Arc<Semaphore>;
+/// What a frame may use of the memory of all requests; given back when dropped.
+#[derive(Debug, Default)]
+pub struct FrameMemory {
+    units: Option<OwnedSemaphorePermit>,
+    overdraft: Option<OwnedSemaphorePermit>,
+}
 
-/// A budget of `bytes`.
-pub fn request_budget(bytes: u64) -> RequestBudget {
-    let units = usize::try_from(bytes / BUDGET_UNIT_BYTES as u64).unwrap_or(usize::MAX);
-    let least = REQUEST_BYTES_MAX / BUDGET_UNIT_BYTES + 1;
-    Arc::new(Semaphore::new(units.clamp(least, Semaphore::MAX_PERMITS)))
+impl FrameMemory {
+    fn units(&self) -> usize {
+        self.units.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
 }
 
 /// One request, without its length prefix, and its share of the budget.
 pub struct Frame {
     pub bytes: Bytes,
-    pub memory: Option<OwnedSemaphorePermit>,
+    pub memory: FrameMemory,
 }
 
 /// Reader of one connection's frames.
+#[derive(Default)]
 pub struct FrameReader {
     buffer: BytesMut,
-    memory: Option<OwnedSemaphorePermit>,
-}
-
-impl Default for FrameReader {
-    fn default() -> Self {
-        FrameReader { buffer: BytesMut::new(), memory: None }
-    }
+    memory: FrameMemory,
 }
 
 impl FrameReader {
@@ -91,7 +89,7 @@ impl FrameReader {
             Some(length) if self.buffer.len() >= length => {
                 let mut bytes = self.buffer.split_to(length).freeze();
                 bytes::Buf::advance(&mut bytes, PREFIX_BYTES);
-                Ok(Some(Frame { bytes, memory: self.memory.take() }))
+                Ok(Some(Frame { bytes, memory: std::mem::take(&mut self.memory) }))
             }
             _ => Ok(None),
         }
@@ -114,19 +112,31 @@ impl FrameReader {
     /// Units of the budget that must be added before the next read.
     pub fn wanted_units(&self) -> u32 {
         let Ok(Some(length)) = self.length() else { return 0 };
-        if length <= REQUEST_UNBUDGETED_BYTES_MAX {
+        if length <= REQUEST_UNBUDGETED_BYTES_MAX || self.memory.overdraft.is_some() {
             return 0;
         }
-        let covered = length.min((self.buffer.len() * 2).max(REQUEST_UNBUDGETED_BYTES_MAX));
-        let held = self.memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let units = covered.div_ceil(BUDGET_UNIT_BYTES);
-        u32::try_from(units.saturating_sub(held)).expect("a frame has at most REQUEST_BYTES_MAX bytes")
+        let units = self.covered(length).div_ceil(BUDGET_UNIT_BYTES);
+        u32::try_from(units.saturating_sub(self.memory.units()))
+            .expect("a frame has at most REQUEST_BYTES_MAX bytes")
     }
 
-    pub fn add_memory(&mut self, permit: OwnedSemaphorePermit) {
-        match &mut self.memory {
-            Some(held) => held.merge(permit),
-            None => self.memory = Some(permit),
+    /// Bytes that a frame of `length` may have for now: twice what has arrived.
+    fn covered(&self, length: usize) -> usize {
+        length.min((self.buffer.len() * 2).max(REQUEST_UNBUDGETED_BYTES_MAX))
+    }
+
+    /// Whether the frame at the front has a share of the budget.
+    pub fn holds_memory(&self) -> bool {
+        self.memory.units() > 0
+    }
+
+    pub fn add_memory(&mut self, share: Share) {
+        match share {
+            Share::Overdraft(permit) => self.memory.overdraft = Some(permit),
+            Share::Units(permit) => match &mut self.memory.units {
+                Some(held) => held.merge(permit),
+                None => self.memory.units = Some(permit),
+            },
         }
     }
 
@@ -135,8 +145,11 @@ impl FrameReader {
         let have = self.buffer.len();
         let read = match self.length() {
             Ok(Some(length)) if length > REQUEST_UNBUDGETED_BYTES_MAX => {
-                let held = self.memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-                length.min((held * BUDGET_UNIT_BYTES).max(have + 1)) - have
+                let held = match self.memory.overdraft {
+                    Some(_) => self.covered(length),
+                    None => self.memory.units() * BUDGET_UNIT_BYTES,
+                };
+                length.min(held.max(have + 1)) - have
             }
             Ok(Some(length)) if length > have => READ_BYTES.max(length - have),
             _ => READ_BYTES,
@@ -179,6 +192,7 @@ impl From<BadFrame> for super::reply::CloseReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::budget::RequestBudget;
 
     fn frame(key: i16, length: usize) -> Vec<u8> {
         let mut bytes = (length as i32).to_be_bytes().to_vec();
@@ -202,7 +216,7 @@ mod tests {
             }
             let wanted = reader.wanted_units();
             if wanted > 0 {
-                reader.add_memory(budget.clone().try_acquire_many_owned(wanted).expect("budget"));
+                reader.add_memory(budget.try_take(wanted).expect("budget"));
             }
             let mut room = reader.room();
             let n = room.remaining_mut().min(bytes.len());
@@ -214,8 +228,8 @@ mod tests {
 
     #[test]
     fn frames_come_out_whole_however_they_arrive() {
-        let budget = request_budget(0);
-        let units = budget.available_permits();
+        let budget = RequestBudget::new(0);
+        let units = budget.free_units();
         let lengths = [8, 100, 70_000, 9, 3_000_000, 8];
         let bytes: Vec<u8> = lengths.iter().flat_map(|l| frame(0, *l)).collect();
         for step in [1_000, 4_096, bytes.len()] {
@@ -226,13 +240,13 @@ mod tests {
             }
             assert_eq!(found, lengths);
             assert!(!reader.is_partial());
-            assert_eq!(budget.available_permits(), units, "the budget is whole again");
+            assert_eq!(budget.free_units(), units, "the budget is whole again");
         }
     }
 
     #[test]
     fn a_claimed_length_costs_nothing_until_bytes_arrive() {
-        let budget = request_budget(0);
+        let budget = RequestBudget::new(0);
         let mut reader = FrameReader::default();
         feed(&mut reader, &budget, &frame(0, REQUEST_BYTES_MAX)[..1_000]).expect("not yet bad");
         assert!(reader.buffer.capacity() < 256 * 1024, "{}", reader.buffer.capacity());
@@ -241,7 +255,7 @@ mod tests {
 
     #[test]
     fn bad_lengths_and_foreign_protocols_are_named() {
-        let budget = request_budget(0);
+        let budget = RequestBudget::new(0);
         for (bytes, bad) in [
             (&b"GET / HTTP/1.1\r\n"[..], BadFrame::Foreign("HTTP")),
             (&[0x16, 0x03, 0x01, 0x02, 0x00][..], BadFrame::Foreign("TLS")),
@@ -257,8 +271,42 @@ mod tests {
     #[test]
     fn a_quiet_connection_gives_its_buffer_back() {
         let mut reader = FrameReader::default();
-        feed(&mut reader, &request_budget(0), &frame(0, 1_000_000)).expect("good");
+        feed(&mut reader, &RequestBudget::new(0), &frame(0, 1_000_000)).expect("good");
         reader.shrink();
         assert_eq!(reader.buffer.capacity(), 0);
+    }
+
+    /// Reads until the frame is whole, waiting for memory as a connection does.
+    async fn feed_waiting(reader: &mut FrameReader, budget: &RequestBudget, mut bytes: &[u8]) -> usize {
+        loop {
+            if let Some(frame) = reader.take().expect("a good frame") {
+                return frame.bytes.len();
+            }
+            let wanted = reader.wanted_units();
+            if wanted > 0 {
+                let share = match budget.try_take(wanted) {
+                    Some(share) => share,
+                    None => budget.take(wanted, reader.holds_memory()).await.expect("open"),
+                };
+                reader.add_memory(share);
+            }
+            let mut room = reader.room();
+            let n = room.remaining_mut().min(bytes.len());
+            room.put_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_that_hold_all_memory_and_need_more_do_not_wait_for_each_other() {
+        let budget = RequestBudget::new(0);
+        let units = budget.free_units();
+        let bytes = frame(0, 60_000_000);
+        let mut readers: [FrameReader; 4] = Default::default();
+        let all = readers.iter_mut().map(|reader| feed_waiting(reader, &budget, &bytes));
+        let done = tokio::time::timeout(std::time::Duration::from_secs(30), futures::future::join_all(all));
+        assert_eq!(done.await.expect("they end"), [60_000_000; 4]);
+        assert_eq!(budget.free_units(), units, "the budget is whole again");
     }
 }

@@ -15,6 +15,26 @@ pub struct Reply {
     pub memory: Option<OwnedSemaphorePermit>,
 }
 
+impl Reply {
+    /// Bytes that it holds in memory; those of segment files are not.
+    pub fn memory_bytes(&self) -> usize {
+        let in_memory = self.chunks.iter().map(|chunk| match chunk {
+            Chunk::Bytes(bytes) => bytes.len(),
+            Chunk::File { .. } => 0,
+        });
+        in_memory.sum()
+    }
+
+    /// Length of the frame, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let lengths = self.chunks.iter().map(|chunk| match chunk {
+            Chunk::Bytes(bytes) => bytes.len() as u64,
+            Chunk::File { length, .. } => *length as u64,
+        });
+        lengths.sum()
+    }
+}
+
 impl From<Bytes> for Reply {
     fn from(bytes: Bytes) -> Reply {
         Reply { chunks: vec![Chunk::Bytes(bytes)], memory: None }

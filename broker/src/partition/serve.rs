@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use highwater_log::{LogError, LogSlice, ReadError, SequenceRefusal, Sequenced, TimestampedOffset};
+use highwater_log::{LogError, LogRead, LogSlice, ReadError, SequenceRefusal, Sequenced, TimestampedOffset};
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 use highwater_wire::{AcceptedBatch, TimestampType};
 
@@ -44,6 +44,8 @@ pub enum AppendRefusal {
 pub struct LocalRead {
     pub slices: Vec<LogSlice>,
     pub bytes: usize,
+    /// There is more than was granted.
+    pub is_limited: bool,
 }
 
 /// What a fetch finds at its offset.
@@ -159,12 +161,6 @@ impl Partition {
         }
     }
 
-    /// Whether something may be readable at `offset`, without the lock: false only if there certainly is
-    /// nothing.
-    pub fn may_have_data(&self, offset: Offset) -> bool {
-        self.high_watermark() != offset
-    }
-
     /// What a fetch finds, and the offsets at that moment. Without a grant nothing is read.
     ///
     /// # Errors
@@ -217,9 +213,10 @@ impl Partition {
         read_slices(&inner, start, Grant { bytes, is_first: false }, bounds.last_stable)
     }
 
-    /// Registers a fetch for the next move of the high watermark.
-    pub fn wait_for_data(&self, waiter: &FetchWaiter) {
-        self.waiters.add(waiter);
+    /// Registers a fetch for the moves of the high watermark; false if too many wait already, and this one
+    /// must look for itself.
+    pub fn wait_for_data(&self, waiter: &FetchWaiter) -> bool {
+        self.waiters.add(waiter)
     }
 
     pub fn forget_waiter(&self, waiter: &FetchWaiter) {
@@ -282,9 +279,9 @@ fn epoch_end(inner: &Inner, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>
 }
 
 fn read_slices(inner: &Inner, start: Offset, grant: Grant, end: Offset) -> Result<LocalRead, ReadRefusal> {
-    let slices = inner.log.read(start, grant.bytes, end, grant.is_first)?;
+    let LogRead { slices, is_limited } = inner.log.read(start, grant.bytes, end, grant.is_first)?;
     let bytes = slices.iter().map(|s| s.length).sum();
-    Ok(LocalRead { slices, bytes })
+    Ok(LocalRead { slices, bytes, is_limited })
 }
 
 pub(super) fn is_disk_full(error: &std::io::Error) -> bool {

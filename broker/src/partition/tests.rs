@@ -65,7 +65,7 @@ async fn a_batch_counts_once_it_is_on_the_disk() {
     let (look, bounds) = partition.look(&want(0), grant).expect("serves");
     assert!(matches!(look, Look::Empty) && bounds.log_end == 1, "not readable yet: {look:?}");
     let waiter = FetchWaiter::default();
-    partition.wait_for_data(&waiter);
+    assert!(partition.wait_for_data(&waiter));
     let acknowledged = tokio::spawn({
         let partition = partition.clone();
         async move { partition.wait_flushed(end).await }
@@ -76,6 +76,16 @@ async fn a_batch_counts_once_it_is_on_the_disk() {
     acknowledged.await.expect("ran").expect("durable");
     assert_eq!(partition.high_watermark(), 1);
     assert!(partition.draw_flush(false).is_none(), "nothing is left");
+}
+
+#[test]
+fn a_flush_counts_though_the_settings_changed_since_the_append() {
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    let end = append(&partition).expect("appended");
+    partition.set_terms(Terms::new(Arc::new(TopicConfig::default()), 0));
+    assert!(!partition.terms().flushes_before_ack());
+    partition.flush_ended(partition.draw_flush(false).expect("work").run());
+    assert_eq!(partition.high_watermark(), end);
 }
 
 #[tokio::test]

@@ -84,7 +84,8 @@ impl Partition {
         };
         inner.log.flushed(done);
         let end = inner.log.flushed_end();
-        let moved = self.terms().flushes_before_ack() && end > self.high_watermark();
+        // Whatever the settings are by now: a batch may have been appended under those that wait for this.
+        let moved = end > self.high_watermark();
         if moved {
             self.high_watermark.store(end, Ordering::SeqCst);
         }

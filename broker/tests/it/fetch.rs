@@ -51,6 +51,36 @@ async fn min_bytes_gathers_and_a_stop_answers_at_once() {
 }
 
 #[tokio::test]
+async fn a_minimum_of_as_much_as_is_allowed_does_not_wait_when_there_is_more() {
+    let harness = Harness::start().await;
+    harness.create_topic("t", 2, &[]).await;
+    let mut client = harness.client().await;
+    for partition in [0, 1] {
+        for _ in 0..20 {
+            client.put("t", partition, batch(&[&[1; 20_000]])).await;
+        }
+    }
+    // By the partition's limit, by the fetch's, and with more asked for than may be had.
+    for (partition_max, max, min) in [
+        (50_000, 1 << 20, 50_000),
+        (1 << 20, 50_000, 50_000),
+        (50_000, 1 << 20, 100_000),
+        (1 << 20, 50_000, 90_000),
+    ] {
+        let mut request = fetch_request("t", &[(0, 0), (1, 0)], 20_000, min);
+        request.max_bytes = max;
+        for partition in &mut request.topics[0].partitions {
+            partition.partition_max_bytes = partition_max;
+        }
+        let started = Instant::now();
+        let response = client.fetch(12, &request).await;
+        assert!(started.elapsed() < Duration::from_secs(10), "{partition_max} {max} {min}");
+        assert!(!response.responses[0].partitions[0].records.as_ref().expect("records").is_empty());
+    }
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn byte_limits_hold_but_the_first_batch_always_comes() {
     let harness = Harness::start().await;
     harness.create_topic("t", 2, &[]).await;

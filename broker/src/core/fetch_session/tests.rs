@@ -39,7 +39,7 @@ fn name(key: &PartitionKey) -> String {
 /// Runs a script; ids are written `S` once known. Lines: `fetch EPOCH [+t-p@offset].. [-t-p]..` with the
 /// findings after `:` as `t-p=hw[r|e]`.
 fn transcript(script: &str) -> String {
-    let mut sessions = FetchSessions::default();
+    let mut sessions = FetchSessions::seeded(0);
     let mut id = 0;
     let mut out = String::new();
     for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
@@ -140,7 +140,7 @@ fn wrong_epochs_and_gone_sessions_are_refused() {
 
 #[test]
 fn topic_ids_and_names_do_not_mix_and_epochs_wrap() {
-    let mut sessions = FetchSessions::default();
+    let mut sessions = FetchSessions::seeded(0);
     let id = sessions.begin(0, ask(0, 0, &[("a-0", 0)], &[])).expect("new").session_id;
     let mixed = Ask { uses_ids: true, ..ask(id, 1, &[], &[]) };
     assert_eq!(sessions.begin(0, mixed).expect_err("mixed"), SessionRefusal::TopicIds);
@@ -188,7 +188,7 @@ proptest! {
         steps in prop::collection::vec((prop::collection::btree_map(0..6i32, 0..100i64, 0..4),
                                         prop::collection::btree_set(0..6i32, 0..3), any::<u8>()), 1..30),
     ) {
-        let mut sessions = FetchSessions::default();
+        let mut sessions = FetchSessions::seeded(0);
         let mut model: BTreeMap<i32, i64> = BTreeMap::new();
         let (mut id, mut epoch) = (0, 0);
         for (added, forgotten, bits) in steps {
@@ -213,4 +213,37 @@ proptest! {
             };
         }
     }
+}
+
+#[test]
+fn another_life_gives_other_ids() {
+    let first_id = |seed| {
+        let begun = FetchSessions::seeded(seed).begin(0, ask(0, 0, &[("t-0", 0)], &[]));
+        begun.expect("a full fetch").session_id
+    };
+    assert_ne!(first_id(1), first_id(2));
+}
+
+#[test]
+fn a_partition_named_again_is_one_target_with_the_last_wish() {
+    let mut sessions = FetchSessions::seeded(0);
+    let asked = [("t-0", 1), ("t-1", 2), ("t-0", 3), ("u-0", 4), ("t-0", 5)];
+    for epoch in [-1, 0] {
+        let context = sessions.begin(0, ask(0, epoch, &asked, &[])).expect("a full fetch");
+        let found: Vec<_> = context.targets.iter().map(|(k, w)| (name(k), w.fetch_offset)).collect();
+        assert_eq!(found, [("t-0".to_owned(), 5), ("t-1".to_owned(), 2), ("u-0".to_owned(), 4)], "{epoch}");
+    }
+}
+
+#[test]
+fn names_that_no_topic_has_are_not_kept() {
+    let long = format!("{}-0", "n".repeat(TOPIC_NAME_BYTES_MAX + 1));
+    let mut sessions = FetchSessions::seeded(0);
+    let refused = sessions.begin(0, ask(0, 0, &[("t-0", 0), (&long, 0)], &[])).expect("answered");
+    assert_eq!((refused.session_id, refused.targets.len()), (NO_SESSION, 2));
+    let kept = sessions.begin(0, ask(0, 0, &[("t-0", 0)], &[])).expect("answered");
+    assert_ne!(kept.session_id, NO_SESSION);
+    let ended = sessions.begin(0, ask(kept.session_id, 1, &[(&long, 0)], &[])).expect("answered");
+    assert_eq!((ended.session_id, ended.targets.len()), (NO_SESSION, 2));
+    assert!(sessions.is_empty());
 }

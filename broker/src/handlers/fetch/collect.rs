@@ -47,6 +47,7 @@ pub(super) struct TierWant {
 pub(super) struct Collected {
     pub findings: Vec<Finding>,
     pub tier: Vec<TierWant>,
+    /// What counts for the client's minimum.
     pub bytes: usize,
     /// Something that the client must be told now.
     pub is_urgent: bool,
@@ -72,9 +73,8 @@ impl Fetch {
         for (at, ((_, want), target)) in self.context.targets.iter().zip(&self.targets).enumerate() {
             let finding = match target {
                 Err(code) => Finding::error(*code),
-                Ok(partition) => self.look_at(at, partition, want, &mut budget, &mut collected.tier),
+                Ok(partition) => self.look_at(at, partition, want, &mut budget, &mut collected),
             };
-            collected.bytes += finding.local.bytes;
             collected.is_urgent |= finding.code != errors::NONE || finding.diverging.is_some();
             collected.findings.push(finding);
         }
@@ -87,7 +87,7 @@ impl Fetch {
         partition: &Partition,
         want: &Want,
         budget: &mut FetchBudget,
-        tier: &mut Vec<TierWant>,
+        collected: &mut Collected,
     ) -> Finding {
         let grant = budget.grant(want.bytes_max);
         let (look, bounds) = match partition.look(want, grant) {
@@ -99,12 +99,20 @@ impl Fetch {
             Look::Empty => {}
             Look::Local(local) => {
                 budget.spend(local.bytes);
+                // Slices end at batches, below the limit; whoever waits for as much as he allows must not
+                // wait when there is more.
+                let granted = grant.filter(|_| local.is_limited).map_or(0, |grant| grant.bytes);
+                collected.bytes += local.bytes.max(granted);
                 finding.local = local;
             }
             Look::Tier { .. } => {
-                if let Some(grant) = grant.filter(|_| tier.len() < TIER_PARTITIONS_PER_FETCH_MAX) {
+                if let Some(grant) = grant.filter(|_| collected.tier.len() < TIER_PARTITIONS_PER_FETCH_MAX) {
                     budget.spend(grant.bytes.max(1));
-                    tier.push(TierWant { target: at, start: want.fetch_offset, bytes: grant.bytes });
+                    collected.tier.push(TierWant {
+                        target: at,
+                        start: want.fetch_offset,
+                        bytes: grant.bytes,
+                    });
                 }
             }
             Look::OutOfRange => return Finding::error(errors::OFFSET_OUT_OF_RANGE),
