@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
+use highwater_compaction::core::retention::LocalShape;
 use highwater_log::{Evicted, FlushDone, FlushError, FlushTicket, LogError, LogSettings, SealedSegment};
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 use highwater_tiering::core::manifest::Manifest;
 
 use super::{Inner, Partition, Unavailable};
 use crate::workers::offload::OffloadTrouble;
-use highwater_compaction::core::retention::LocalShape;
 
 /// One sealed segment that is to go to the tier.
 #[derive(Debug)]
