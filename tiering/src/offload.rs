@@ -9,6 +9,8 @@
 //! - The generation (leader epoch) is captured once and stands in the key, in the footer and in the edit.
 //! - An unknown outcome is settled by reading the manifest back: listed, or refused for good because the
 //!   version that the proposal named has passed. Only then is an object known to be an orphan, and deleted.
+//! - A segment that holds far more than its own length, compressed as it is, becomes several objects, listed
+//!   one by one; each begins where the manifest ends by then.
 //! - Nothing is locked meanwhile. Two offloads of one partition at a time are wasteful, not wrong: the second
 //!   publish is refused. Local data may go once `offload` returns (publish before evict).
 //! - What leaks: an object whose writer died between put and publish, or whose outcome stayed unknown; the
@@ -24,7 +26,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use highwater_log::{EpochStart, crash_point};
-use highwater_model::limits::{OFFLOAD_STEP_MS_MAX, OFFLOAD_UPLOAD_MS_MAX};
+use highwater_model::limits::{
+    OBJECT_RAW_BYTES_MAX, OFFLOAD_STEP_MS_MAX, OFFLOAD_UPLOAD_MS_MAX, STORE_BYTES_PER_S_MIN,
+};
 use highwater_model::topic_config::{self, TopicConfig};
 use highwater_model::{LeaderEpoch, Offset, TopicPartition};
 use uuid::Uuid;
@@ -113,14 +117,20 @@ pub struct Offloader {
 struct Shared {
     parts: OffloadParts,
     threads: SealThreads,
+    raw_bytes_max: u64,
 }
 
 impl Offloader {
     /// # Errors
     /// When the system gives no threads.
     pub fn new(parts: OffloadParts) -> std::io::Result<Offloader> {
+        Offloader::with_object_limit(parts, OBJECT_RAW_BYTES_MAX)
+    }
+
+    /// With another limit of an object's uncompressed bytes than `OBJECT_RAW_BYTES_MAX`.
+    fn with_object_limit(parts: OffloadParts, raw_bytes_max: u64) -> std::io::Result<Offloader> {
         let threads = SealThreads::start(parts.seal_threads)?;
-        Ok(Offloader { shared: Arc::new(Shared { parts, threads }) })
+        Ok(Offloader { shared: Arc::new(Shared { parts, threads, raw_bytes_max }) })
     }
 
     pub fn counters(&self) -> &OffloadCounters {
@@ -147,7 +157,21 @@ impl Offloader {
         done
     }
 
+    /// One object after another: what a segment holds once it is decompressed may be more than one may have.
     async fn try_offload(&self, segment: SegmentToOffload) -> Result<Arc<Manifest>, OffloadError> {
+        let mut tiered_end = segment.start;
+        loop {
+            let manifest = self.offload_object(segment.clone()).await?;
+            if manifest.tiered_end >= segment.end {
+                return Ok(manifest);
+            }
+            assert!(manifest.tiered_end > tiered_end, "every object moves the tiered end");
+            tiered_end = manifest.tiered_end;
+        }
+    }
+
+    /// Seals and lists one object with what of the segment is not in the tier, as much as fits.
+    async fn offload_object(&self, segment: SegmentToOffload) -> Result<Arc<Manifest>, OffloadError> {
         let (tp, leader_epoch) = (segment.tp, segment.leader_epoch);
         let topic = TopicRef { name: segment.topic.to_string(), id: tp.topic_id };
         let manifest = self.parts().port.read(tp).await?;
@@ -162,10 +186,12 @@ impl Offloader {
             return Err(OffloadError::Gap { tiered_end: manifest.tiered_end, start: segment.start });
         }
         let manifest = self.spill(&topic, tp, leader_epoch, manifest).await?;
-        let segment_bytes = segment.segment.len() as u64;
-        let epochs = epochs_within(&segment.epochs, manifest.tiered_end, segment.end);
+        let (segment_end, segment_bytes) = (segment.end, segment.segment.len() as u64);
+        let epochs_of_segment = segment.epochs.clone();
         let sealed = self.seal(&topic, &manifest, segment).await?;
         let entry = entry_of(&sealed, leader_epoch)?;
+        assert!(entry.start == manifest.tiered_end && entry.start < entry.end && entry.end <= segment_end);
+        let epochs = epochs_within(&epochs_of_segment, entry.start, entry.end);
         crash_point("before-upload");
         let begun = Instant::now();
         self.upload(&topic, tp, &entry, &sealed).await?;
@@ -176,7 +202,7 @@ impl Offloader {
         crash_point("after-publish");
         let counters = self.counters();
         counters.published.add(1);
-        counters.segment_bytes.add(segment_bytes);
+        counters.segment_bytes.add(if entry.end == segment_end { segment_bytes } else { 0 });
         counters.object_bytes.add(entry.bytes);
         let published = self.spill_quietly(&topic, tp, leader_epoch, published).await;
         self.parts().mirror.note(tp, &topic, &published);
@@ -209,6 +235,7 @@ impl Offloader {
             compacted: segment.config.cleanup_policy.compact,
             aborted: segment.aborted,
             gaps_allowed: false,
+            raw_bytes_max: self.shared.raw_bytes_max,
         };
         let begun = Instant::now();
         let sealed = self.shared.threads.seal(input).await;
@@ -232,11 +259,11 @@ impl Offloader {
     ) -> Result<(), OffloadError> {
         let key = self.parts().names.object(topic, tp.partition, entry);
         let (store, parts, put_key) = (self.parts().store.clone(), sealed.parts.clone(), key.clone());
+        let transfer_ms = entry.bytes.saturating_mul(1_000) / STORE_BYTES_PER_S_MIN;
+        let deadline = deadline_in(OFFLOAD_UPLOAD_MS_MAX + transfer_ms);
         let runtime = tokio::runtime::Handle::current();
         let put = tokio::task::spawn_blocking(move || {
-            runtime.block_on(async {
-                store.put_new(Lane::Upload, &put_key, &parts, deadline_in(OFFLOAD_UPLOAD_MS_MAX)).await
-            })
+            runtime.block_on(async { store.put_new(Lane::Upload, &put_key, &parts, deadline).await })
         });
         put.await.map_err(|e| OffloadError::Internal(format!("upload: {e}")))??;
         let stored = self.parts().store.head(Lane::Upload, &key, deadline_in(OFFLOAD_STEP_MS_MAX)).await?;

@@ -14,12 +14,14 @@ use std::error::Error as _;
 use std::ops::Range;
 use std::path::Path as FsPath;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use highwater_model::limits::{STORE_CONNECT_MS_MAX, STORE_LIST_KEYS_MAX};
+use highwater_model::limits::{
+    STORE_CONNECT_MS_MAX, STORE_LEFTOVER_AGE_MS, STORE_LEFTOVER_ENTRIES_MAX, STORE_LIST_KEYS_MAX,
+};
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
@@ -68,8 +70,42 @@ fn open_directory(dir: &FsPath) -> Result<ObjectBucket, String> {
         return Err("needs an absolute path: file:///DIR".to_string());
     }
     std::fs::create_dir_all(dir).map_err(|e| format!("cannot make the directory: {e}"))?;
+    let removed = remove_leftovers(dir, SystemTime::now() - Duration::from_millis(STORE_LEFTOVER_AGE_MS));
+    if removed > 0 {
+        tracing::info!(dir = %dir.display(), removed, "removed what interrupted writes had left");
+    }
     let store = LocalFileSystem::new_with_prefix(dir).map_err(|e| e.to_string())?.with_fsync(true);
     Ok(ObjectBucket { store: Arc::new(store), prefix: String::new(), local: true, overwrite: Mutex::new(()) })
+}
+
+/// A put that was cut short leaves `KEY#NUMBER`, which the client never lists and never removes. Removes those
+/// last written before `before`; what cannot be looked at stays. Returns how many went.
+fn remove_leftovers(dir: &FsPath, before: SystemTime) -> usize {
+    let (mut ahead, mut looked_at, mut removed) = (vec![dir.to_path_buf()], 0, 0);
+    while let Some(dir) = ahead.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            looked_at += 1;
+            if looked_at > STORE_LEFTOVER_ENTRIES_MAX {
+                return removed;
+            }
+            // The kind of the entry itself: links are not followed.
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                ahead.push(entry.path());
+            } else if kind.is_file() && is_leftover(&entry.file_name()) {
+                let written = entry.metadata().and_then(|m| m.modified());
+                let is_old = written.is_ok_and(|at| at < before);
+                removed += usize::from(is_old && std::fs::remove_file(entry.path()).is_ok());
+            }
+        }
+    }
+    removed
+}
+
+fn is_leftover(name: &std::ffi::OsStr) -> bool {
+    let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn open_s3(rest: &str, endpoint: Option<&str>) -> Result<ObjectBucket, String> {

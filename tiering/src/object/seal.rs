@@ -2,13 +2,17 @@
 //!
 //! Owns where stripes and row groups are cut, and the order of the work: records into columns (one copy),
 //! full columns into compressed pages, pages into row groups, then the footer. Must not skip what it cannot
-//! read: see `segment`. Invariants: 8 (an object is built once, under an upload id of its own), 11 (its
+//! read: see `segment`. An object that has grown to its limits ends early, after a batch: a segment may hold
+//! far more than its own length once it is decompressed. Invariants: 8 (an object is built once, under an upload id of its own), 11 (its
 //! ranges are contiguous), 19.
+
+use std::cell::Cell;
 
 use bytes::{Bytes, BytesMut};
 use highwater_log::EpochStart;
 use highwater_model::limits::{
-    OBJECT_ROW_GROUP_BYTES, OBJECT_ROW_GROUPS_MAX, OBJECT_STRIPE_BYTES_MAX, OBJECT_STRIPE_ROWS_MAX,
+    OBJECT_BYTES_MAX, OBJECT_RAW_BYTES_MAX, OBJECT_ROW_GROUP_BYTES, OBJECT_ROW_GROUPS_MAX,
+    OBJECT_STRIPE_BYTES_MAX, OBJECT_STRIPE_ROWS_MAX,
 };
 use highwater_model::{Offset, ProducerId};
 
@@ -49,6 +53,8 @@ pub struct SealInput {
     pub aborted: Vec<AbortedRange>,
     /// Offsets may be missing in `segment`: it was rebuilt from the tier. A local segment has none missing.
     pub gaps_allowed: bool,
+    /// Bytes of row groups' records, uncompressed, at which the object ends early, after the batch at hand.
+    pub raw_bytes_max: u64,
 }
 
 impl SealInput {
@@ -64,6 +70,7 @@ impl SealInput {
             compacted: false,
             aborted: Vec::new(),
             gaps_allowed: false,
+            raw_bytes_max: OBJECT_RAW_BYTES_MAX,
         }
     }
 }
@@ -146,7 +153,9 @@ impl Sealer {
         }
     }
 
-    /// Seals `input` into an object in memory. CPU-bound: a few hundred MB/s per core.
+    /// Seals `input` into an object in memory. CPU-bound: a few hundred MB/s per core. When the object would
+    /// pass its limits it ends early: `summary.end` is then below `identity.end`, and it carries no producer
+    /// snapshot, which is of `identity.end`.
     ///
     /// # Errors
     /// `Rotten` names the place where the segment cannot be trusted; nothing of it may then be published.
@@ -157,14 +166,18 @@ impl Sealer {
         self.compressor.set(input.compression);
         let mut reader = SegmentReader::new(input);
         let mut decompressed = std::mem::take(&mut self.decompressed);
-        let mut building = Building::new(input, self);
-        let walked = reader.walk(&mut decompressed, |row| building.push(row));
+        let full = Cell::new(false);
+        let mut building = Building::new(input, self, &full);
+        let walked = reader.walk(&mut decompressed, &full, |row| building.push(row));
+        let end = if full.get() { reader.expected() } else { input.identity.end };
         let cut = walked.and_then(|()| building.cut_row_group());
         let Building { parts, groups, position, .. } = building;
         give_back_if_large(&mut decompressed);
         self.decompressed = decompressed;
         cut?;
-        finish(input, parts, groups, position, reader.kinds)
+        let mut identity = input.identity.clone();
+        identity.end = identity.end.min(end);
+        finish(input, identity, parts, groups, position, reader.kinds)
     }
 }
 
@@ -194,10 +207,13 @@ struct Building<'a> {
     cut_at: Offset,
     /// First offset and timestamp of the stripe being filled: what its records' deltas are counted from.
     base: (Offset, i64),
+    raw_bytes: u64,
+    /// Set once the object is as large as it may be.
+    full: &'a Cell<bool>,
 }
 
 impl<'a> Building<'a> {
-    fn new(input: &'a SealInput, sealer: &'a mut Sealer) -> Building<'a> {
+    fn new(input: &'a SealInput, sealer: &'a mut Sealer, full: &'a Cell<bool>) -> Building<'a> {
         Building {
             input,
             sealer,
@@ -206,6 +222,8 @@ impl<'a> Building<'a> {
             position: FILE_MAGIC_BYTES,
             cut_at: input.identity.start,
             base: (0, 0),
+            raw_bytes: 0,
+            full,
         }
     }
 
@@ -255,6 +273,10 @@ impl<'a> Building<'a> {
         }
         let group = self.sealer.group.finish(self.position, &mut self.parts);
         self.position += group.info.length;
+        self.raw_bytes += group.info.records_bytes;
+        if self.raw_bytes >= self.input.raw_bytes_max || self.position >= OBJECT_BYTES_MAX {
+            self.full.set(true);
+        }
         self.groups.push(group);
         Ok(())
     }
@@ -262,12 +284,14 @@ impl<'a> Building<'a> {
 
 fn finish(
     input: &SealInput,
+    identity: ObjectIdentity,
     mut parts: Vec<Bytes>,
     mut groups: Vec<FinishedRowGroup>,
     position: u64,
     kinds: Vec<TimestampTypeRun>,
 ) -> Result<SealedObject, SealError> {
-    let identity = &input.identity;
+    let whole = identity.end == input.identity.end;
+    assert!(whole || !groups.is_empty(), "an object that ends early has what filled it");
     if let Some(last) = groups.last_mut() {
         last.info.end_offset = identity.end;
     }
@@ -279,7 +303,7 @@ fn finish(
         compacted: input.compacted,
         epochs: epochs_within(&input.epochs, identity.start, identity.end),
         timestamp_types: if kinds.is_empty() { vec![none] } else { kinds },
-        producer_snapshot: input.producer_snapshot.clone(),
+        producer_snapshot: if whole { input.producer_snapshot.clone() } else { Vec::new() },
         row_groups: groups.iter().map(|g| g.info.clone()).collect(),
         object_bytes: u64::MAX,
     };

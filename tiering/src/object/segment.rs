@@ -4,6 +4,8 @@
 //! left out: a batch that does not match its CRC, does not parse, or does not follow the one before it stops
 //! the seal with its place (invariant 19). Must not skip anything silently.
 
+use std::cell::Cell;
+
 use highwater_model::limits::SEAL_BATCH_BYTES_MAX;
 use highwater_wire::batch::check_crc;
 use highwater_wire::codec::decompress_reusing;
@@ -28,19 +30,21 @@ impl<'a> SegmentReader<'a> {
         SegmentReader { input, expected: input.identity.start, position: 0, kinds: Vec::new() }
     }
 
-    /// Hands every record of the range to `each`.
+    /// Hands every record of the range to `each`, or of its part up to the batch during which `each` has set
+    /// `full`: `expected` says how far.
     ///
     /// # Errors
     /// `SealError::Rotten` at the first batch that cannot be trusted; whatever `each` returns.
     pub fn walk(
         &mut self,
         decompressed: &mut Vec<u8>,
+        full: &Cell<bool>,
         mut each: impl FnMut(&Row<'_>) -> Result<(), SealError>,
     ) -> Result<(), SealError> {
         let segment: &[u8] = &self.input.segment;
         let end = self.input.identity.end;
         for batch in Batches::new(segment) {
-            if self.expected >= end {
+            if self.expected >= end || full.get() {
                 break;
             }
             let (header, bytes) = batch.map_err(|error| self.rotten(error.to_string()))?;
@@ -56,10 +60,15 @@ impl<'a> SegmentReader<'a> {
             }
             self.position += bytes.len() as u64;
         }
-        if self.expected < end && !self.input.gaps_allowed {
+        if self.expected < end && !self.input.gaps_allowed && !full.get() {
             return Err(self.rotten(format!("the segment ends before offset {end}")));
         }
         Ok(())
+    }
+
+    /// The offset after what was walked, at most one batch past the range.
+    pub fn expected(&self) -> i64 {
+        self.expected
     }
 
     fn walk_batch(

@@ -200,3 +200,31 @@ async fn a_sweep_that_was_cut_short_is_done_again() {
     assert!(t.manifest().retiring.is_empty());
     assert_eq!(t.stored_keys(), t.known_keys().await);
 }
+
+/// Batches of 4 MB: a row group holds 16 MiB, so an object that may hold 20 MiB ends after the batch that closes
+/// its second one, and the rest becomes an object of its own.
+#[tokio::test]
+async fn a_segment_that_decompresses_to_too_much_becomes_several_objects() {
+    let t = tier();
+    let parts = OffloadParts {
+        store: t.store.clone(),
+        names: t.names.clone(),
+        port: t.port.clone(),
+        pages: t.pages.clone(),
+        mirror: t.mirror.clone(),
+        counters: Arc::default(),
+        seal_threads: 1,
+    };
+    let offloader = Offloader::with_object_limit(parts, 20 << 20).expect("threads");
+    let segment = t.segment(0, 200, 400_000);
+    let length = segment.segment.len() as u64;
+    let manifest = offloader.offload(segment).await.expect("offloaded");
+    assert_eq!((manifest.tiered_end, manifest.totals.records), (200, 200));
+    let ends: Vec<Offset> = manifest.entries.iter().map(|e| e.end).collect();
+    assert!(ends.len() >= 2 && ends.iter().all(|end| end % 10 == 0), "cut after batches: {ends:?}");
+    assert!(manifest.entries.iter().all(|e| e.raw_bytes < 42 << 20), "{manifest:?}");
+    let counters = offloader.counters();
+    assert_eq!((counters.published.get(), counters.segment_bytes.get()), (ends.len() as u64, length));
+    assert_eq!(t.stored_keys(), t.known_keys().await);
+    t.replay(0, 8 << 20, 400_000).await;
+}

@@ -32,6 +32,27 @@ async fn a_local_directory_does_all_that_a_bucket_must() {
     assert!(s.head(Lane::Read, key, soon()).await.expect_err("gone").is_not_found());
 }
 
+#[test]
+fn leftovers_of_interrupted_puts_go_when_the_directory_is_opened() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let below = dir.path().join("bucket/c/t");
+    std::fs::create_dir_all(&below).expect("made");
+    let old = SystemTime::now() - Duration::from_millis(STORE_LEFTOVER_AGE_MS + 60_000);
+    let make = |name: &str, at: SystemTime| {
+        let file = std::fs::File::create(below.join(name)).expect("made");
+        file.set_modified(at).expect("dated");
+    };
+    for name in ["a.parquet#1", "a.parquet#23", "a.parquet", "b#", "c#1x", "1"] {
+        make(name, old);
+    }
+    make("d.parquet#1", SystemTime::now());
+    local(dir.path());
+    let mut left: Vec<_> =
+        std::fs::read_dir(&below).expect("there").map(|e| e.expect("entry").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["1", "a.parquet", "b#", "c#1x", "d.parquet#1"], "and what may still be being written");
+}
+
 #[tokio::test]
 async fn a_mirror_is_overwritten_only_by_who_knows_it() {
     let dir = tempfile::tempdir().expect("a directory");
