@@ -257,7 +257,7 @@ impl PartitionLog {
         for (nth, segment) in found.iter().enumerate() {
             let name = names::log(segment.start);
             let file = self.disk.open(&name).map_err(disk_error("open", &name))?;
-            // Else recovery would believe, and acknowledge again, what a failed fsync has left in memory only.
+            // Else recovery would believe what a failed fsync has left in memory only.
             if let Err(error) = file.forget_cached() {
                 warn!(%error, name, "the page cache was not dropped");
             }
