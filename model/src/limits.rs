@@ -184,8 +184,8 @@ pub const OBJECT_STRIPE_BYTES_MAX: usize = 1024 * 1024 - 4096;
 pub const OBJECT_ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Row groups of one object.
 pub const OBJECT_ROW_GROUPS_MAX: usize = 64 * 1024;
-/// Bytes of an object's records in Kafka's framing, uncompressed, at which it is ended after the batch at hand;
-/// what is left of its segment becomes the next object.
+/// Bytes of an object's records in Kafka's framing, uncompressed, at which it is ended after the batch at
+/// hand; what is left of its segment becomes the next object.
 pub const OBJECT_RAW_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Bytes of an object's row groups at which it is ended likewise.
 pub const OBJECT_BYTES_MAX: u64 = 512 * 1024 * 1024;

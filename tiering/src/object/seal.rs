@@ -3,8 +3,8 @@
 //! Owns where stripes and row groups are cut, and the order of the work: records into columns (one copy),
 //! full columns into compressed pages, pages into row groups, then the footer. Must not skip what it cannot
 //! read: see `segment`. An object that has grown to its limits ends early, after a batch: a segment may hold
-//! far more than its own length once it is decompressed. Invariants: 8 (an object is built once, under an upload id of its own), 11 (its
-//! ranges are contiguous), 19.
+//! far more than its own length once it is decompressed. Invariants: 8 (an object is built once, under an
+//! upload id of its own), 11 (its ranges are contiguous), 19.
 
 use std::cell::Cell;
 

@@ -201,8 +201,8 @@ async fn a_sweep_that_was_cut_short_is_done_again() {
     assert_eq!(t.stored_keys(), t.known_keys().await);
 }
 
-/// Batches of 4 MB: a row group holds 16 MiB, so an object that may hold 20 MiB ends after the batch that closes
-/// its second one, and the rest becomes an object of its own.
+/// Batches of 4 MB: a row group holds 16 MiB, so an object that may hold 20 MiB ends after the batch that
+/// closes its second one, and the rest becomes an object of its own.
 #[tokio::test]
 async fn a_segment_that_decompresses_to_too_much_becomes_several_objects() {
     let t = tier();
