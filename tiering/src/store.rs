@@ -78,8 +78,8 @@ fn open_directory(dir: &FsPath) -> Result<ObjectBucket, String> {
     Ok(ObjectBucket { store: Arc::new(store), prefix: String::new(), local: true, overwrite: Mutex::new(()) })
 }
 
-/// A put that was cut short leaves `KEY#NUMBER`, which the client never lists and never removes. Removes those
-/// last written before `before`; what cannot be looked at stays. Returns how many went.
+/// A put that was cut short leaves `KEY#NUMBER`, which the client never lists and never removes. Removes
+/// those last written before `before`; what cannot be looked at stays. Returns how many went.
 fn remove_leftovers(dir: &FsPath, before: SystemTime) -> usize {
     let (mut ahead, mut looked_at, mut removed) = (vec![dir.to_path_buf()], 0, 0);
     while let Some(dir) = ahead.pop() {

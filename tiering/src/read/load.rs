@@ -281,8 +281,8 @@ impl Loader {
     }
 }
 
-/// Waits for a load that many may share. Who has only joined one that ended at its first caller's deadline, and
-/// has time left, calls once more; `began` tells whether the load was the caller's own.
+/// Waits for a load that many may share. Who has only joined one that ended at its first caller's deadline,
+/// and has time left, calls once more; `began` tells whether the load was the caller's own.
 async fn patient<T, F>(began: &AtomicBool, deadline: Instant, call: impl Fn() -> F) -> Result<T, TierError>
 where
     F: Future<Output = Result<T, Arc<TierError>>>,
