@@ -1,3 +1,2 @@
-
 pub mod objects;
 pub mod records;

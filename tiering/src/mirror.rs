@@ -222,7 +222,8 @@ impl Mirror {
         let version = content.version();
         let deadline = deadline_in(OFFLOAD_STEP_MS_MAX);
         let known = self.state().written.get(document).map(|(_, tag)| tag.clone());
-        // After a start nothing is known: most often the document is there and as new, and one look settles it.
+        // After a start nothing is known: most often the document is there and as new, and one look settles
+        // it.
         let mut seen = match known {
             Some(tag) => Some(tag),
             None => match self.look(document, &key, version, deadline).await? {

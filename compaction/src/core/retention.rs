@@ -2,9 +2,9 @@
 //!
 //! Kafka's rules: a segment goes when its newest record is older than `retention.ms`, or when what is left
 //! without it still has `retention.bytes`; always from the oldest end. Local retention applies the same to
-//! local segments that are in the tier (invariant 10). A local segment without timestamps ages from the moment
-//! it was sealed; a node of the tier without any is taken to be as old as what follows it, so it cannot hold
-//! back for ever what lies behind.
+//! local segments that are in the tier (invariant 10). A local segment without timestamps ages from the
+//! moment it was sealed; a node of the tier without any is taken to be as old as what follows it, so it
+//! cannot hold back for ever what lies behind.
 //!
 //! Pure over sizes and times; the caller carries the plan out: manifest first, then log start, then eviction.
 
@@ -100,6 +100,7 @@ impl Walk {
             return false;
         }
         self.rest_bytes = self.rest_bytes.saturating_sub(piece.bytes);
+        debug_assert!(self.limits.deletes, "only a topic that deletes has its log start raised");
         debug_assert!(piece.end >= self.log_start || piece.bytes == 0, "pieces come in order");
         self.log_start = self.log_start.max(piece.end);
         true

@@ -186,7 +186,11 @@ fn accepted_then_decoded(key: i16, version: i16, body: Vec<u8>) -> u64 {
     };
     let total = body.len();
     if let Ok((_, left)) = decode(key, version, body) {
-        assert_eq!(left, total - taken, "key {key} version {version}: check and decoder disagree about the length");
+        assert_eq!(
+            left,
+            total - taken,
+            "key {key} version {version}: check and decoder disagree about the length"
+        );
     }
     1
 }
