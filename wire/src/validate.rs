@@ -47,7 +47,7 @@ impl ProduceRules {
             compacted: config.cleanup_policy.compact,
             value_format: config.value_format,
             // Not by `max.message.bytes`: Kafka has no cap at all, and text may well shrink to a hundredth.
-            decompressed_bytes_max: max_message_bytes.min(REQUEST_BYTES_MAX).max(DECOMPRESSED_BYTES_MAX),
+            decompressed_bytes_max: max_message_bytes.clamp(DECOMPRESSED_BYTES_MAX, REQUEST_BYTES_MAX),
             zstd_allowed: true,
         }
     }

@@ -88,7 +88,7 @@ fn segments_that_cannot_hold_the_time_are_not_opened() {
     assert!(log.sealed().len() >= 10);
     let found = log.max_timestamp_offset(60).expect("reads").expect("found");
     assert_eq!((found.offset, log.cache.open_count()), (59, 0), "only the active one");
-    let within = log.sealed()[5].clone();
+    let within = log.sealed()[5];
     let found = log.offset_for_timestamp(within.max_timestamp, 60).expect("reads").expect("found");
     assert_eq!((found.offset, log.cache.open_count()), (within.end - 1, 1));
     let bound = log.sealed()[7].end;
