@@ -131,9 +131,9 @@ impl Model {
         self.batches.retain(|b| b.1 <= log.log_end());
         self.floor = log.log_end();
         if self.end() < log.log_end() {
-            // Nothing is left: power failed and the log start was above what survived. Batches that a log start
-            // hides are kept in the model: the marks are not synced, so that a further power failure may take
-            // the log start back to where it was (the manifest, which Raft keeps, raises it again).
+            // Nothing is left: power failed and the log start was above what survived. Batches that a log
+            // start hides are kept in the model: the marks are not synced, so that a further power failure
+            // may take the log start back to where it was (the manifest, which Raft keeps, raises it again).
             assert_eq!(log.local_start(), log.log_end());
             self.batches.clear();
         }
