@@ -1,7 +1,9 @@
-//! What the administration handlers share: views of the control plane's state in the protocol's types, and
-//! refusals as error codes. Pure but for [`follow`], which brings what was decided into effect on this node.
+//! What the administration handlers share: views of the control plane's state in the protocol's types,
+//! refusals as error codes, and the one way in which a request with many items is carried out. Pure but for
+//! [`carry_out`] and [`follow`], which bring what was decided into effect on this node.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 
 use highwater_coordinator::WriteError;
@@ -43,6 +45,11 @@ impl Denied {
             WriteError::Failed(_) => Denied::new(ResponseError::NotController, error.to_string()),
             WriteError::Unknown(_) => Denied::new(ResponseError::RequestTimedOut, error.to_string()),
         }
+    }
+
+    /// Error code and text of an item's answer; 0 and none when nothing was refused.
+    pub fn answer(outcome: Result<(), Denied>) -> (i16, Option<StrBytes>) {
+        outcome.map_or_else(|denied| (denied.code, denied.text()), |()| (0, None))
     }
 
     /// The text as the protocol's type.
@@ -108,19 +115,53 @@ pub fn duplicates<'a, T: Ord + Clone + 'a>(items: impl IntoIterator<Item = &'a T
     twice
 }
 
+/// Has the items that were judged well carried out by `run`, which answers for each of them in order. One
+/// outcome for each item of `judged`, in order: what it was refused for, or what `run` says. Refusals are
+/// counted, and what has changed is in effect here on return.
+pub async fn carry_out<T, R, F>(
+    node: &Arc<Node>,
+    judged: impl IntoIterator<Item = Result<T, Denied>>,
+    validate_only: bool,
+    run: impl FnOnce(Vec<T>) -> F,
+) -> Vec<Result<R, Denied>>
+where
+    F: Future<Output = Vec<Result<R, WriteError>>>,
+{
+    let mut wanted = Vec::new();
+    let judged: Vec<Result<(), Denied>> =
+        judged.into_iter().map(|item| item.map(|item| wanted.push(item))).collect();
+    let outcomes = run(wanted).await;
+    if !validate_only && outcomes.iter().any(Result::is_ok) {
+        follow(node).await;
+    }
+    let results = merge(judged, outcomes);
+    for _ in results.iter().filter(|result| result.is_err()) {
+        node.metrics.refused(RefusedKind::Admin);
+    }
+    results
+}
+
+/// The outcomes of those that were not refused, at their places among those that were.
+fn merge<R>(judged: Vec<Result<(), Denied>>, outcomes: Vec<Result<R, WriteError>>) -> Vec<Result<R, Denied>> {
+    let mut outcomes = outcomes.into_iter();
+    let results = judged
+        .into_iter()
+        .map(|judged| {
+            judged?;
+            let outcome = outcomes.next().expect("one outcome for each item that was judged well");
+            outcome.map_err(|error| Denied::from_write(&error))
+        })
+        .collect();
+    assert!(outcomes.next().is_none(), "every outcome has its item");
+    results
+}
+
 /// Brings what the control plane has decided into effect here, so that the client can use it at once.
 pub async fn follow(node: &Arc<Node>) {
     if let Err(error) = node.follow_topics().await {
         tracing::error!(
             "partitions could not be opened or closed: {error}; it is tried again at the next change"
         );
-    }
-}
-
-/// Counts refusals for the metrics.
-pub fn count_refused(node: &Node, refused: usize) {
-    for _ in 0..refused {
-        node.metrics.refused(RefusedKind::Admin);
     }
 }
 
@@ -137,5 +178,18 @@ mod tests {
     fn duplicates_are_found_once_each() {
         assert_eq!(duplicates(&["a", "b", "a", "a", "c"]), BTreeSet::from(["a"]));
         assert!(duplicates(&["a", "b"]).is_empty());
+    }
+
+    #[test]
+    fn each_item_gets_its_own_outcome_in_order() {
+        let denied = |text: &str| Denied::new(ResponseError::InvalidRequest, text);
+        let judged = vec![Err(denied("first")), Ok(()), Ok(()), Err(denied("fourth")), Ok(())];
+        let lost = WriteError::Unknown("lost".to_owned());
+        let unknown = Denied::from_write(&lost);
+        let merged = merge(judged, vec![Ok('b'), Err(lost), Ok('e')]);
+        assert_eq!(merged, [Err(denied("first")), Ok('b'), Err(unknown), Err(denied("fourth")), Ok('e')]);
+        assert_eq!(Denied::answer(Ok(())), (0, None));
+        let (code, text) = Denied::answer(Err(denied("why")));
+        assert_eq!((code, text.as_deref()), (42, Some("why")));
     }
 }

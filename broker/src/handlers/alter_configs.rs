@@ -11,6 +11,7 @@ use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::alter_configs_request::AlterConfigsResource;
 use highwater_wire::kafka::messages::alter_configs_response::AlterConfigsResourceResponse;
 use highwater_wire::kafka::messages::{AlterConfigsRequest, AlterConfigsResponse};
+use highwater_wire::kafka::protocol::StrBytes;
 
 use super::admin::{self, Denied};
 use super::describe_configs::{BROKER, TOPIC};
@@ -18,18 +19,16 @@ use crate::node::Node;
 
 pub async fn handle(node: &Arc<Node>, _version: i16, request: AlterConfigsRequest) -> AlterConfigsResponse {
     let state = node.coordinator.state();
-    let keys: Vec<(i8, String)> =
-        request.resources.iter().map(|r| (r.resource_type, r.resource_name.to_string())).collect();
-    let changes = request.resources.iter().map(|resource| replacement(&state, resource)).collect();
-    let outcomes = alter(node, &keys, changes, request.validate_only).await;
-    let responses = request.resources.into_iter().zip(outcomes).map(|(resource, outcome)| {
-        let response = AlterConfigsResourceResponse::default()
-            .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name);
-        match outcome {
-            Ok(()) => response,
-            Err(denied) => response.with_error_code(denied.code).with_error_message(denied.text()),
-        }
+    let asked = request.resources.into_iter().map(|resource| {
+        let change = replacement(&state, &resource);
+        Asked { resource_type: resource.resource_type, name: resource.resource_name, change }
+    });
+    let responses = alter(node, asked.collect(), request.validate_only).await.into_iter().map(|altered| {
+        AlterConfigsResourceResponse::default()
+            .with_resource_type(altered.resource_type)
+            .with_resource_name(altered.name)
+            .with_error_code(altered.code)
+            .with_error_message(altered.text)
     });
     AlterConfigsResponse::default().with_responses(responses.collect())
 }
@@ -71,33 +70,35 @@ pub fn altered_topic(state: &ClusterState, resource_type: i8, name: &str) -> Res
     Ok(topic.id)
 }
 
-/// Carries out the changes that could be read; one outcome for each. `keys` are the resources, in the same
-/// order.
-pub async fn alter(
-    node: &Arc<Node>,
-    keys: &[(i8, String)],
-    changes: Vec<Result<ConfigChange, Denied>>,
-    validate_only: bool,
-) -> Vec<Result<(), Denied>> {
-    let twice = admin::duplicates(keys);
-    let judge = |(key, change)| match twice.contains::<(i8, String)>(key) {
+/// A resource whose settings a request alters, and what it asks for, if that could be read.
+pub struct Asked {
+    pub resource_type: i8,
+    pub name: StrBytes,
+    pub change: Result<ConfigChange, Denied>,
+}
+
+/// The answer for one resource.
+pub struct Altered {
+    pub resource_type: i8,
+    pub name: StrBytes,
+    pub code: i16,
+    pub text: Option<StrBytes>,
+}
+
+/// Carries out the changes that could be read; one answer for each resource, in order.
+pub async fn alter(node: &Arc<Node>, asked: Vec<Asked>, validate_only: bool) -> Vec<Altered> {
+    let (keys, changes): (Vec<(i8, StrBytes)>, Vec<_>) =
+        asked.into_iter().map(|asked| ((asked.resource_type, asked.name), asked.change)).unzip();
+    let twice = admin::duplicates(&keys);
+    let judged = keys.iter().zip(changes).map(|(key, change)| match twice.contains(key) {
         true => Err(Denied::new(ResponseError::InvalidRequest, "Each resource must appear at most once.")),
         false => change,
+    });
+    let run = |wanted| node.coordinator.alter_configs(wanted, validate_only);
+    let outcomes = admin::carry_out(node, judged, validate_only, run).await;
+    let answer = |((resource_type, name), outcome)| {
+        let (code, text) = Denied::answer(outcome);
+        Altered { resource_type, name, code, text }
     };
-    let judged: Vec<Result<ConfigChange, Denied>> = keys.iter().zip(changes).map(judge).collect();
-    let wanted: Vec<ConfigChange> = judged.iter().flatten().cloned().collect();
-    let mut outcomes = node.coordinator.alter_configs(wanted, validate_only).await.into_iter();
-    if !validate_only && outcomes.as_slice().iter().any(Result::is_ok) {
-        admin::follow(node).await;
-    }
-    let results: Vec<Result<(), Denied>> = judged
-        .into_iter()
-        .map(|judged| {
-            judged?;
-            let outcome = outcomes.next().expect("one outcome for each change");
-            outcome.map_err(|error| Denied::from_write(&error))
-        })
-        .collect();
-    admin::count_refused(node, results.iter().filter(|result| result.is_err()).count());
-    results
+    keys.into_iter().zip(outcomes).map(answer).collect()
 }

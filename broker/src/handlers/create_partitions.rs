@@ -21,40 +21,23 @@ pub async fn handle(
     let twice = admin::duplicates(request.topics.iter().map(|topic| &topic.name));
     let too_many = request.topics.len() > limits::ADMIN_TOPICS_PER_REQUEST_MAX;
     let state = node.coordinator.state();
-    let judged: Vec<_> = request
-        .topics
-        .iter()
-        .map(|topic| match too_many {
-            true => Err(Denied::new(ResponseError::PolicyViolation, "Too many topics in one request.")),
-            false if twice.contains(&topic.name) => {
-                Err(Denied::new(ResponseError::InvalidRequest, "Duplicate topic name."))
-            }
-            false => growth(&state, topic),
-        })
-        .collect();
-    let wanted: Vec<NewPartitions> = judged.iter().flatten().cloned().collect();
-    let mut outcomes = node.coordinator.create_partitions(wanted, request.validate_only).await.into_iter();
-    if !request.validate_only && outcomes.as_slice().iter().any(Result::is_ok) {
-        admin::follow(node).await;
-    }
-    let results: Vec<_> = request
-        .topics
-        .into_iter()
-        .zip(judged)
-        .map(|(topic, judged)| {
-            let result = CreatePartitionsTopicResult::default().with_name(topic.name);
-            let denied = match judged {
-                Ok(_) => match outcomes.next().expect("one outcome for each topic") {
-                    Ok(()) => return result,
-                    Err(error) => Denied::from_write(&error),
-                },
-                Err(denied) => denied,
-            };
-            result.with_error_code(denied.code).with_error_message(denied.text())
-        })
-        .collect();
-    admin::count_refused(node, results.iter().filter(|result| result.error_code != 0).count());
-    CreatePartitionsResponse::default().with_results(results)
+    let judged = request.topics.iter().map(|topic| match too_many {
+        true => Err(Denied::new(ResponseError::PolicyViolation, "Too many topics in one request.")),
+        false if twice.contains(&topic.name) => {
+            Err(Denied::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+        }
+        false => growth(&state, topic),
+    });
+    let judged: Vec<Result<NewPartitions, Denied>> = judged.collect();
+    let run = |wanted| node.coordinator.create_partitions(wanted, request.validate_only);
+    let outcomes = admin::carry_out(node, judged, request.validate_only, run).await;
+    let answer = |(topic, outcome): (CreatePartitionsTopic, _)| {
+        let (code, text) = Denied::answer(outcome);
+        let result = CreatePartitionsTopicResult::default().with_name(topic.name);
+        result.with_error_code(code).with_error_message(text)
+    };
+    let results = request.topics.into_iter().zip(outcomes).map(answer);
+    CreatePartitionsResponse::default().with_results(results.collect())
 }
 
 fn growth(state: &ClusterState, topic: &CreatePartitionsTopic) -> Result<NewPartitions, Denied> {

@@ -20,45 +20,33 @@ use crate::node::Node;
 const DEFAULT: i32 = -1;
 
 pub async fn handle(node: &Arc<Node>, _version: i16, request: CreateTopicsRequest) -> CreateTopicsResponse {
-    let validate_only = request.validate_only;
-    let twice = admin::duplicates(request.topics.iter().map(|topic| &topic.name));
-    let too_many = request.topics.len() > limits::ADMIN_TOPICS_PER_REQUEST_MAX;
-    let mut results: Vec<CreatableTopicResult> = Vec::new();
-    let mut names: Vec<TopicName> = Vec::new();
-    let mut wanted: Vec<NewTopic> = Vec::new();
+    let CreateTopicsRequest { mut topics, validate_only, .. } = request;
+    let twice = admin::duplicates(topics.iter().map(|topic| &topic.name));
+    let too_many = topics.len() > limits::ADMIN_TOPICS_PER_REQUEST_MAX;
+    // A name that stands twice is answered once.
     let mut answered = BTreeSet::new();
-    for topic in request.topics {
-        let name = topic.name.clone();
-        let judged = match too_many {
-            true => Err(Denied::new(ResponseError::PolicyViolation, "Too many topics in one request.")),
-            false if twice.contains(&name) => {
-                Err(Denied::new(ResponseError::InvalidRequest, "Duplicate topic name."))
-            }
-            false => new_topic(topic),
-        };
-        match judged {
-            Ok(topic) => {
-                names.push(name);
-                wanted.push(topic);
-            }
-            // A name that stands twice is answered once.
-            Err(denied) if answered.insert(name.clone()) => results.push(failed(name, &denied)),
-            Err(_) => {}
+    topics.retain(|topic| answered.insert(topic.name.clone()));
+    let names: Vec<TopicName> = topics.iter().map(|topic| topic.name.clone()).collect();
+    let judged = topics.into_iter().map(|topic| match too_many {
+        true => Err(Denied::new(ResponseError::PolicyViolation, "Too many topics in one request.")),
+        false if twice.contains(&topic.name) => {
+            Err(Denied::new(ResponseError::InvalidRequest, "Duplicate topic name."))
         }
-    }
-    let overrides: Vec<BTreeMap<String, String>> = wanted.iter().map(|topic| topic.configs.clone()).collect();
-    let outcomes = node.coordinator.create_topics(wanted, validate_only).await;
-    if !validate_only && outcomes.iter().any(Result::is_ok) {
-        admin::follow(node).await;
-    }
-    for ((name, overrides), outcome) in names.into_iter().zip(&overrides).zip(outcomes) {
-        results.push(match outcome {
-            Ok(topic) => created(name, &topic, overrides, validate_only),
-            Err(error) => failed(name, &Denied::from_write(&error)),
-        });
-    }
-    admin::count_refused(node, results.iter().filter(|result| result.error_code != 0).count());
-    CreateTopicsResponse::default().with_topics(results)
+        false => new_topic(topic),
+    });
+    let judged: Vec<Result<NewTopic, Denied>> = judged.collect();
+    let overrides = |topic: &Result<NewTopic, Denied>| {
+        topic.as_ref().map_or_else(|_| BTreeMap::new(), |t| t.configs.clone())
+    };
+    let overrides: Vec<BTreeMap<String, String>> = judged.iter().map(overrides).collect();
+    let run = |wanted| node.coordinator.create_topics(wanted, validate_only);
+    let outcomes = admin::carry_out(node, judged, validate_only, run).await;
+    let answer = |((name, overrides), outcome)| match outcome {
+        Ok(topic) => created(name, &topic, overrides, validate_only),
+        Err(denied) => failed(name, &denied),
+    };
+    let results = names.into_iter().zip(&overrides).zip(outcomes).map(answer);
+    CreateTopicsResponse::default().with_topics(results.collect())
 }
 
 /// Creates topics that clients asked for by name; what cannot be created stays unknown to them.

@@ -23,27 +23,15 @@ pub async fn handle(node: &Arc<Node>, version: i16, request: DeleteTopicsRequest
             request.topic_names.into_iter().map(by_name).collect()
         }
     };
-    let judged = judge(&node.coordinator.state(), asked);
-    let ids: Vec<TopicId> = judged.iter().filter_map(|(_, found)| found.as_ref().ok()).copied().collect();
-    let mut outcomes = node.coordinator.delete_topics(ids).await.into_iter();
-    if outcomes.as_slice().iter().any(Result::is_ok) {
-        admin::follow(node).await;
-    }
-    let responses: Vec<DeletableTopicResult> = judged
-        .into_iter()
-        .map(|(result, found)| {
-            let denied = match found {
-                Ok(_) => match outcomes.next().expect("one outcome for each topic") {
-                    Ok(()) => return result,
-                    Err(error) => Denied::from_write(&error),
-                },
-                Err(denied) => denied,
-            };
-            result.with_error_code(denied.code).with_error_message(denied.text())
-        })
-        .collect();
-    admin::count_refused(node, responses.iter().filter(|result| result.error_code != 0).count());
-    DeleteTopicsResponse::default().with_responses(responses)
+    let (answers, judged): (Vec<_>, Vec<_>) = judge(&node.coordinator.state(), asked).into_iter().unzip();
+    let run = |wanted| node.coordinator.delete_topics(wanted);
+    let outcomes = admin::carry_out(node, judged, false, run).await;
+    let answer = |(result, outcome): (DeletableTopicResult, _)| {
+        let (code, text) = Denied::answer(outcome);
+        result.with_error_code(code).with_error_message(text)
+    };
+    let responses = answers.into_iter().zip(outcomes).map(answer);
+    DeleteTopicsResponse::default().with_responses(responses.collect())
 }
 
 /// Each topic asked for with the start of its answer, and its id or what is wrong.

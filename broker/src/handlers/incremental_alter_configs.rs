@@ -13,7 +13,7 @@ use highwater_wire::kafka::messages::incremental_alter_configs_response::AlterCo
 use highwater_wire::kafka::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
 use super::admin::{self, Denied};
-use super::alter_configs::{alter, altered_topic};
+use super::alter_configs::{Asked, alter, altered_topic};
 use crate::node::Node;
 
 const SET: i8 = 0;
@@ -27,18 +27,16 @@ pub async fn handle(
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
     let state = node.coordinator.state();
-    let keys: Vec<(i8, String)> =
-        request.resources.iter().map(|r| (r.resource_type, r.resource_name.to_string())).collect();
-    let changes = request.resources.iter().map(|resource| change(&state, resource)).collect();
-    let outcomes = alter(node, &keys, changes, request.validate_only).await;
-    let responses = request.resources.into_iter().zip(outcomes).map(|(resource, outcome)| {
-        let response = AlterConfigsResourceResponse::default()
-            .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name);
-        match outcome {
-            Ok(()) => response,
-            Err(denied) => response.with_error_code(denied.code).with_error_message(denied.text()),
-        }
+    let asked = request.resources.into_iter().map(|resource| {
+        let change = change(&state, &resource);
+        Asked { resource_type: resource.resource_type, name: resource.resource_name, change }
+    });
+    let responses = alter(node, asked.collect(), request.validate_only).await.into_iter().map(|altered| {
+        AlterConfigsResourceResponse::default()
+            .with_resource_type(altered.resource_type)
+            .with_resource_name(altered.name)
+            .with_error_code(altered.code)
+            .with_error_message(altered.text)
     });
     IncrementalAlterConfigsResponse::default().with_responses(responses.collect())
 }
