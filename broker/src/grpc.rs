@@ -1,9 +1,10 @@
 //! The gRPC door: administration of this node (`proto/highwater/v1/admin.proto`, docs/format.md "gRPC").
 //!
 //! Owns the service and its server. Must not hold a call without a deadline, or let clients send large
-//! messages (invariant 16). The command line is one of its clients.
+//! messages or hold more than so many connections (invariant 16). The command line is one of its clients.
 
 mod admin;
+mod door;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,6 @@ use highwater_model::limits::{GRPC_MESSAGE_BYTES_MAX, GRPC_REQUESTS_PER_CONNECTI
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::node::Node;
 
@@ -32,6 +32,7 @@ pub async fn serve(
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
+    let incoming = door::incoming(node.clone(), listener);
     let service = proto::admin_server::AdminServer::new(admin::AdminService::new(node))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     let stopped = async move {
@@ -45,6 +46,6 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .timeout(OFFLOAD_WAIT_MAX + KEEPALIVE)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopped)
+        .serve_with_incoming_shutdown(incoming, stopped)
         .await
 }

@@ -39,6 +39,9 @@ pub const SETTING_COUNT_MAX: usize = 1_000_000;
 pub const SEAL_ALARM_LABELS_MAX: usize = 100;
 /// Largest answer that the command line's client reads, in bytes.
 pub const CLIENT_RESPONSE_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Elements of all arrays of one answer together that the command line's client reads: all partitions of a
+/// cluster with three replicas each, and room.
+pub const CLIENT_RESPONSE_ELEMENTS_MAX: usize = 2_000_000;
 /// Pause of the command line's client before it asks again.
 pub const CLIENT_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// Most bytes that the command line's client unpacks a batch to.
@@ -50,6 +53,13 @@ pub const CLIENT_LINE_GROUPS_MAX: usize = 8;
 /// Connections to the HTTP door at a time, and the age at which one is closed (it bounds slow clients too).
 pub const HTTP_CONNECTIONS_MAX: usize = 256;
 pub const HTTP_CONNECTION_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(300);
+/// Connections to the gRPC door at a time; more are refused.
+pub const GRPC_CONNECTIONS_MAX: usize = 128;
+/// How long a connection to the gRPC door may take to greet in HTTP/2.
+pub const GRPC_GREETING_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+/// Refused clients that are told why at a time, and how long each may take to read it.
+pub const GRPC_REFUSALS_MAX: usize = 32;
+pub const GRPC_REFUSAL_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 /// Requests at a time on one connection of the gRPC door.
 pub const GRPC_REQUESTS_PER_CONNECTION_MAX: usize = 32;
 /// Largest message that the gRPC door reads, in bytes.
@@ -141,6 +151,16 @@ pub const WORKER_TICK_MS: u64 = 1_000;
 pub const OFFLOAD_RETRY_MS_MIN: u64 = 250;
 /// See [`OFFLOAD_RETRY_MS_MIN`].
 pub const OFFLOAD_RETRY_MS_MAX: u64 = 60_000;
+/// How often the machine is looked at while there is something to offload, in milliseconds.
+pub const PACE_LOOK_MS: u64 = 100;
+/// Share of all cores in use, in thousandths, from which on tier work makes way.
+pub const PACE_BUSY_PERMILLE: u64 = 750;
+/// Looks in a row that must find the cores less used before tier work goes on.
+pub const PACE_CALM_LOOKS: u32 = 3;
+/// Looks without anything to offload after which the machine is looked at no more.
+pub const PACE_IDLE_LOOKS: u32 = 10;
+/// The disk counts as short with less free space than so many times what is reserved.
+pub const PACE_DISK_RESERVES: u64 = 8;
 /// Longest wait of `tier offload` for the manifest, in milliseconds.
 pub const OFFLOAD_NOW_MS_MAX: u64 = 600_000;
 /// Threads that open or close logs at a time.
@@ -304,8 +324,8 @@ pub const OFFLOAD_PROPOSE_PAUSE_MS: u64 = 200;
 pub const SEAL_QUEUE_MAX: usize = 16;
 /// A sealing thread idle for this long gives up its buffers, in milliseconds.
 pub const SEAL_IDLE_MS: u64 = 30_000;
-/// How much lower than the rest of the process sealing threads run (`nice`).
-pub const SEAL_NICE: i32 = 10;
+/// How much lower than the rest of the process sealing in the background runs (`nice`): the lowest there is.
+pub const SEAL_NICE: i32 = 19;
 /// How long a changed manifest may wait for more changes before it is mirrored, in milliseconds.
 pub const MIRROR_DELAY_MS: u64 = 2_000;
 /// Mirrors written at a time.

@@ -1,28 +1,33 @@
-//! The bounded check of a request's shape that stands before the generated decoders.
+//! The bounded check of a request's shape that stands before the generated decoders; of an answer's, for
+//! those that the command line's client reads.
 //!
 //! `kafka-protocol` allocates whatever count the bytes claim, so untrusted bytes reach it only after this
-//! walk: the body must begin with exactly the fields that `table` lists for its key and version, every length
-//! and count must fit the bytes that follow it, and null stands only where it may. Bytes after the last field
-//! are nobody's business, as in Kafka: librdkafka (2.16 too) sends three of them when it asks Metadata v9 and
-//! later for all topics. The walk allocates nothing, never goes back, and recurses only as deep as the table.
-//! Every element of every array takes at least a byte, so a claimed count runs out of bytes before it costs
-//! anything; the total of elements is bounded beside that (invariant 16), because one byte on the wire can be
-//! a hundred in memory. What strings say is not checked here: the decoders refuse what is not UTF-8.
+//! walk: the body must begin with exactly the fields that `table` (for answers `answers`) lists for its key
+//! and version, every length and count must fit the bytes that follow it, and null stands only where it may.
+//! Bytes after the last field are nobody's business, as in Kafka: librdkafka (2.16 too) sends three of them
+//! when it asks Metadata v9 and later for all topics. The walk allocates nothing, never goes back, and
+//! recurses only as deep as the table. Every element of every array takes at least a byte, so a claimed count
+//! runs out of bytes before it costs anything; the total of elements is bounded beside that (invariant 16),
+//! because one byte on the wire can be a hundred in memory. What strings say is not checked here: the
+//! decoders refuse what is not UTF-8.
 
+mod answers;
 mod table;
 
-use highwater_model::limits::{REQUEST_ELEMENTS_MAX, TAGGED_FIELD_BYTES_MAX, TAGGED_FIELDS_MAX};
+use highwater_model::limits::{
+    CLIENT_RESPONSE_ELEMENTS_MAX, REQUEST_ELEMENTS_MAX, TAGGED_FIELD_BYTES_MAX, TAGGED_FIELDS_MAX,
+};
 
 use crate::api;
 use table::{Field, Kind};
 
-/// What an unknown tagged field takes off a request's budget of elements: the decoders keep each in a map of
+/// What an unknown tagged field takes off the budget of elements: the decoders keep each in a map of
 /// its own.
 const UNKNOWN_TAG_ELEMENTS: usize = 16;
 /// Longest string that the protocol can hold, in either encoding.
 const TEXT_BYTES_MAX: usize = i16::MAX as usize;
 
-/// Where and why a request is malformed; the connection is closed.
+/// Where and why a request or an answer is malformed; the connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} at byte {at}: {what}")]
 pub struct ShapeError {
@@ -47,6 +52,30 @@ fn request_bytes(api_key: i16, version: i16, body: &[u8]) -> Result<usize, Shape
         return Err(ShapeError { field: "request", at: 0, what: "not served" });
     };
     let mut walk = Walk::new(body, version, range.is_flexible(version));
+    walk.structure(fields)?;
+    Ok(walk.position())
+}
+
+/// Checks an answer that a broker has given, from behind its correlation id: the header's tagged fields,
+/// where the version has them, and the body.
+///
+/// # Errors
+/// The first departure from the shape. An answer that the command line's client never asks for is one.
+pub fn check_answer(api_key: i16, version: i16, answer: &[u8]) -> Result<(), ShapeError> {
+    answer_bytes(api_key, version, answer).map(|_| ())
+}
+
+/// As [`check_answer`]; answers how many bytes header and body take.
+fn answer_bytes(api_key: i16, version: i16, answer: &[u8]) -> Result<usize, ShapeError> {
+    let range = api::find(api_key).filter(|range| range.serves(version));
+    let (Some(range), Some(fields)) = (range, answers::answer(api_key)) else {
+        return Err(ShapeError { field: "answer", at: 0, what: "not one that is asked for" });
+    };
+    let mut walk = Walk::new(answer, version, range.is_flexible(version));
+    walk.elements_left = CLIENT_RESPONSE_ELEMENTS_MAX;
+    if api::response_header_version(api_key, version) >= 1 {
+        walk.tagged_fields(&[])?;
+    }
     walk.structure(fields)?;
     Ok(walk.position())
 }
@@ -196,7 +225,7 @@ impl<'a> Walk<'a> {
         if self.is_flexible { self.compact_length() } else { self.plain_length() }
     }
 
-    /// The count of an array, taken off the request's budget of elements.
+    /// The count of an array, taken off the budget of elements.
     fn count(&mut self) -> Result<Option<usize>, ShapeError> {
         let count = if self.is_flexible { self.compact_length()? } else { self.plain_length()? };
         let elements = count.unwrap_or(0);
@@ -210,7 +239,7 @@ impl<'a> Walk<'a> {
     fn spend(&mut self, elements: usize) -> Result<(), ShapeError> {
         match self.elements_left.checked_sub(elements) {
             Some(left) => self.elements_left = left,
-            None => return Err(self.error("too many elements in one request")),
+            None => return Err(self.error("too many elements")),
         }
         Ok(())
     }

@@ -115,6 +115,7 @@ fn failed(args: &GrpcArgs, status: &Status) -> CommandError {
         Code::NotFound => "`highwater topic list` shows what there is",
         Code::DeadlineExceeded => "the work goes on; call again or raise --timeout-ms",
         Code::FailedPrecondition => "`highwater tier describe` shows more",
+        Code::ResourceExhausted => "the node serves as many connections as it may; try again later",
         _ => "see the node's log",
     };
     CommandError::Failed(format!("{}: {message}; {advice}", args.grpc))

@@ -1,7 +1,8 @@
 //! One TCP connection to one broker: a request out, its answer in, one at a time.
 //!
-//! Must not trust the peer's length prefix (the buffer grows as bytes arrive), wait without a deadline, or be
-//! used again after an error in the middle of an exchange ([`Connection::is_broken`]).
+//! Must not trust the peer's length prefix (the buffer grows as bytes arrive) nor its counts (an answer's
+//! shape is checked before it is decoded), wait without a deadline, or be used again after an error in the
+//! middle of an exchange ([`Connection::is_broken`]). Whoever answers, an error is one line.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use highwater_model::limits;
 use highwater_wire::kafka::messages::{ApiKey, ApiVersionsRequest, RequestHeader, ResponseHeader};
 use highwater_wire::kafka::protocol::{Decodable, Encodable, Request, StrBytes};
+use highwater_wire::shape;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -125,6 +127,7 @@ impl Connection {
         if answer.len() < 4 || (&answer[..4]).get_i32() != self.correlation_id {
             return Err(self.nonsense("the answer is not for this request"));
         }
+        shape::check_answer(R::KEY, version, &answer[4..]).map_err(|e| self.nonsense(&e.to_string()))?;
         let api = ApiKey::try_from(R::KEY).map_err(|_| self.nonsense("unknown API"))?;
         ResponseHeader::decode(&mut answer, api.response_header_version(version))
             .map_err(|e| self.nonsense(&e.to_string()))?;
@@ -174,7 +177,7 @@ impl Connection {
         let length = usize::try_from(length)
             .ok()
             .filter(|n| *n <= limits::CLIENT_RESPONSE_BYTES_MAX)
-            .ok_or_else(|| self.nonsense(&format!("an answer of {length} bytes")))?;
+            .ok_or_else(|| self.nonsense(&not_a_length(length)))?;
         let mut frame = BytesMut::with_capacity(length.min(READ_STEP_BYTES));
         while frame.len() < length {
             let step = (length - frame.len()).min(READ_STEP_BYTES.max(frame.len()));
@@ -195,5 +198,15 @@ impl Connection {
 
     fn nonsense(&self, reason: &str) -> ClientError {
         ClientError::Protocol { address: self.address.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// What the first four bytes of an answer are, if not its length.
+fn not_a_length(prefix: i32) -> String {
+    match prefix.to_be_bytes() {
+        [b'H', b'T', b'T', b'P'] => "it speaks HTTP".to_owned(),
+        [0x15 | 0x16, 3, ..] => "it speaks TLS".to_owned(),
+        [b'S', b'S', b'H', b'-'] => "it speaks SSH".to_owned(),
+        _ => format!("an answer of {prefix} bytes"),
     }
 }

@@ -199,6 +199,10 @@ fn unpack<E: From<ClientError>>(
         }
         position.next = position.next.max(header.next_offset());
     }
+    if position.next == start {
+        // Asking again would go on for ever.
+        return Err(damaged(position, &"it ends before that").into());
+    }
     Ok(Flow::More)
 }
 
@@ -222,7 +226,7 @@ fn unpack_batch<E: From<ClientError>>(
     };
     let mut records = Records::new(records, header.record_count);
     while let Some(record) = records.next().map_err(|e| damaged(position, &e))? {
-        let offset = header.base_offset + i64::from(record.offset_delta);
+        let offset = header.base_offset.saturating_add(i64::from(record.offset_delta));
         if offset < position.next || position.end.is_some_and(|end| offset >= end) {
             continue;
         }

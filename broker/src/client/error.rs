@@ -2,6 +2,9 @@
 
 use highwater_wire::kafka::ResponseError;
 
+/// Characters of a broker's own text that are shown.
+const TEXT_CHARS_MAX: usize = 1_000;
+
 /// Why a command could not be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -53,7 +56,12 @@ pub fn error_code(code: i16, message: Option<&str>, what: &str) -> Result<(), Cl
         Some(text) => text.trim_end_matches('.').to_owned(),
         None => explain(code),
     };
-    Err(ClientError::Refused { what: what.to_owned(), code, name, message })
+    Err(ClientError::Refused { what: one_line(what), code, name, message: one_line(&message) })
+}
+
+/// A broker's words as a terminal can take them: one line, no control characters, not endless.
+fn one_line(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn explain(code: i16) -> String {
@@ -83,6 +91,10 @@ mod tests {
         let own = error_code(40, Some("segment.bytes is too small."), "topic t").expect_err("config");
         assert_eq!(own.to_string(), "topic t: segment.bytes is too small (InvalidConfig)");
         assert!(!own.is_retriable());
+        let rude =
+            error_code(40, Some(&format!("\x1b[2J\r\n{}", "x".repeat(5_000))), "a\nb").expect_err("no");
+        let rude = rude.to_string();
+        assert!(rude.len() < 1_100 && !rude.contains(char::is_control), "{rude:?}");
         assert_eq!(
             error_code(9999, None, "topic t").expect_err("new").to_string(),
             "topic t: the broker refused (code 9999)"

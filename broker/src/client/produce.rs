@@ -46,6 +46,9 @@ impl Producer {
             Acks::All => Some(producer_id(&mut client).await?),
             Acks::None | Acks::Leader => None,
         };
+        if topic.partitions.is_empty() {
+            return Err(ClientError::protocol("a topic without partitions"));
+        }
         let next_sequences = vec![0; topic.partitions.len()];
         Ok(Producer { client, topic, acks, identity, next_sequences })
     }
@@ -92,6 +95,9 @@ impl Producer {
             tokio::time::sleep(limits::CLIENT_RETRY_PAUSE).await;
             // Errors here are not the end: the next turn finds out.
             if let Ok(topic) = self.client.topic(&self.topic.name.clone(), false).await {
+                if topic.partitions.len() < self.next_sequences.len() {
+                    return Err(ClientError::protocol("a topic with fewer partitions than before"));
+                }
                 self.topic = topic;
             }
         }

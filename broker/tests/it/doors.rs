@@ -9,6 +9,7 @@ use highwater_broker::client::{Client, ClientError};
 use highwater_broker::grpc::proto::admin_client::AdminClient;
 use highwater_broker::grpc::proto::{TierDescribeRequest, TierOffloadRequest, TierStatusRequest};
 use highwater_broker::{grpc, http};
+use highwater_model::limits::GRPC_CONNECTIONS_MAX;
 use highwater_wire::{BatchBuilder, Codec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -53,6 +54,47 @@ async fn grpc_tells_and_moves_what_is_in_the_tier() {
     let missing = admin.tier_describe(TierDescribeRequest { topic: "missing".into() }).await;
     assert_eq!(missing.expect_err("refused").code(), Code::NotFound);
     drop(admin);
+    harness.stop().await;
+    tokio::time::timeout(PATIENCE, serving).await.expect("ends").expect("task").expect("served");
+}
+
+#[tokio::test]
+async fn grpc_refuses_more_connections_than_its_bound_and_says_so() {
+    let harness = Harness::start().await;
+    let (door, address) = listener().await;
+    let serving = tokio::spawn(grpc::serve(harness.node.clone(), door, harness.node.stopping()));
+    let admin = || AdminClient::connect(format!("http://{address}"));
+    let mut early = admin().await.expect("connected");
+    early.tier_status(TierStatusRequest {}).await.expect("served");
+    // The others greet and then say nothing.
+    let mut others = Vec::new();
+    for _ in 1..GRPC_CONNECTIONS_MAX {
+        let mut other = TcpStream::connect(address).await.expect("connected");
+        other.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+        let mut settings = [0; 9];
+        other.read_exact(&mut settings).await.expect("a seat");
+        others.push(other);
+    }
+    let mut late = TcpStream::connect(address).await.expect("connected");
+    let mut told = Vec::new();
+    tokio::time::timeout(PATIENCE, late.read_to_end(&mut told)).await.expect("in time").expect("not reset");
+    assert!(told.ends_with(b"too many connections"), "{told:?}");
+    let refused = match admin().await {
+        Ok(mut client) => client.tier_status(TierStatusRequest {}).await.expect_err("refused"),
+        Err(error) => panic!("the reason comes with the call: {error:?}"),
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    early.tier_status(TierStatusRequest {}).await.expect("who is in stays in");
+    drop(others.pop());
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let mut client = admin().await.expect("connected");
+        match client.tier_status(TierStatusRequest {}).await {
+            Ok(_) => break,
+            Err(status) => assert!(tokio::time::Instant::now() < deadline, "{status:?}"),
+        }
+    }
+    drop((early, others));
     harness.stop().await;
     tokio::time::timeout(PATIENCE, serving).await.expect("ends").expect("task").expect("served");
 }
@@ -171,4 +213,49 @@ async fn the_own_client_says_what_is_wrong_in_one_line() {
     assert!(silent.contains("timed out"), "{silent}");
     drop(mute);
     harness.stop().await;
+}
+
+/// Somebody who answers each request of a connection with the next of these, behind the request's own id.
+async fn liar(answers: &'static [&'static [u8]]) -> SocketAddr {
+    let (door, address) = listener().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = door.accept().await.expect("accepted");
+        for answer in answers {
+            let mut request = vec![0; stream.read_i32().await.expect("a frame") as usize];
+            stream.read_exact(&mut request).await.expect("whole");
+            stream.write_i32(4 + answer.len() as i32).await.expect("sent");
+            stream.write_all(&request[4..8]).await.expect("sent");
+            stream.write_all(answer).await.expect("sent");
+        }
+        // Open until the client has gone.
+        let _ = stream.read_i32().await;
+    });
+    address
+}
+
+/// Each of these would make the generated decoder ask for gigabytes, which ends the process.
+#[tokio::test]
+async fn the_own_client_is_not_hurt_by_who_answers_it() {
+    const VERSIONS: &[u8] = &[0, 0, 0, 0, 0, 1, 0, 3, 0, 4, 0, 12];
+    let lies: [(&'static [&'static [u8]], &str); 4] = [
+        (&[&[0, 0, 0x7f, 0xff, 0xff, 0xff]], "api_keys"),
+        (&[VERSIONS, &[0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]], "brokers"),
+        (&[VERSIONS, &[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0xfe, 0xff, 0xff, 0x7f]], "topics"),
+        (&[VERSIONS, &[0xff, 0xff, 0xff, 0xff, 0x0f]], "tagged fields"),
+    ];
+    for (answers, field) in lies {
+        let address = liar(answers).await;
+        let mut client = Client::new(&address.to_string(), Duration::from_secs(10)).expect("address");
+        let error = client.metadata(None, false).await.expect_err("a lie").to_string();
+        assert!(error.contains("does not answer in the Kafka protocol") && error.contains(field), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+    let harness = Harness::start().await;
+    let (door, address) = listener().await;
+    let serving = tokio::spawn(http::serve(harness.node.clone(), door, harness.node.stopping()));
+    let mut client = Client::new(&address.to_string(), Duration::from_secs(10)).expect("address");
+    let error = client.any().await.err().expect("not Kafka").to_string();
+    assert!(error.contains("it speaks HTTP") && !error.contains('\n'), "{error}");
+    harness.stop().await;
+    tokio::time::timeout(PATIENCE, serving).await.expect("ends").expect("task").expect("served");
 }

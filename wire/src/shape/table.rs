@@ -38,42 +38,42 @@ impl Field {
         self.versions.0 <= version && version <= self.versions.1
     }
 
-    const fn since(mut self, version: i16) -> Field {
+    pub(super) const fn since(mut self, version: i16) -> Field {
         self.versions.0 = version;
         self
     }
 
-    const fn until(mut self, version: i16) -> Field {
+    pub(super) const fn until(mut self, version: i16) -> Field {
         self.versions.1 = version;
         self
     }
 
-    const fn nullable(self) -> Field {
+    pub(super) const fn nullable(self) -> Field {
         self.nullable_since(0)
     }
 
-    const fn nullable_since(mut self, version: i16) -> Field {
+    pub(super) const fn nullable_since(mut self, version: i16) -> Field {
         self.nullable_since = version;
         self
     }
 
-    const fn tagged(mut self, tag: u32) -> Field {
+    pub(super) const fn tagged(mut self, tag: u32) -> Field {
         self.tag = Some(tag);
         self
     }
 }
 
-const fn field(name: &'static str, kind: Kind) -> Field {
+pub(super) const fn field(name: &'static str, kind: Kind) -> Field {
     Field { name, kind, versions: (0, i16::MAX), nullable_since: i16::MAX, tag: None }
 }
 
-const BOOL: Kind = Kind::Fixed(1);
-const INT8: Kind = Kind::Fixed(1);
-const INT16: Kind = Kind::Fixed(2);
-const INT32: Kind = Kind::Fixed(4);
-const INT64: Kind = Kind::Fixed(8);
-const UUID: Kind = Kind::Fixed(16);
-const INT32_ARRAY: Kind = Kind::FixedArray(4);
+pub(super) const BOOL: Kind = Kind::Fixed(1);
+pub(super) const INT8: Kind = Kind::Fixed(1);
+pub(super) const INT16: Kind = Kind::Fixed(2);
+pub(super) const INT32: Kind = Kind::Fixed(4);
+pub(super) const INT64: Kind = Kind::Fixed(8);
+pub(super) const UUID: Kind = Kind::Fixed(16);
+pub(super) const INT32_ARRAY: Kind = Kind::FixedArray(4);
 use Kind::{Array, Blob, OptionalStruct, Struct, Text, TextArray};
 
 /// Fields of a request.
