@@ -2,3 +2,4 @@
 
 pub mod fetch_plan;
 pub mod fetch_session;
+pub mod replica;

@@ -11,6 +11,7 @@ pub mod handlers;
 pub mod net;
 pub mod node;
 pub mod partition;
+pub mod replica;
 pub mod tier;
 pub mod workers;
 

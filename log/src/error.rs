@@ -24,6 +24,12 @@ pub enum LogError {
     Batch(&'static str),
     #[error(transparent)]
     Epoch(#[from] EpochRefusal),
+    /// A replicated batch does not begin where the log ends.
+    #[error("a batch of offset {given} where {log_end} comes next")]
+    Misplaced { given: Offset, log_end: Offset },
+    /// What a new replica was given to begin with is not right; nothing was changed.
+    #[error("cannot begin: {0}")]
+    Beginning(&'static str),
     #[error("offset {offset} is outside {start}..={end}")]
     OutOfRange { offset: Offset, start: Offset, end: Offset },
     #[error("no sealed segment starts at {0}")]

@@ -19,6 +19,6 @@ pub use crate::core::producers::{ProducerTable, SequenceRefusal, Sequenced};
 pub use crate::crash::crash_point;
 pub use crate::error::{FlushError, IgnoredFile, LogError, ReadError};
 pub use crate::partition::{
-    Appended, CorruptAt, Evicted, FlushDone, FlushTicket, LogRead, LogSettings, LogSlice, PartitionLog,
-    RecoveryReport, Repair, TimestampedOffset,
+    Appended, Beginning, CorruptAt, Evicted, FlushDone, FlushTicket, LogRead, LogSettings, LogSlice,
+    PartitionLog, RecoveryReport, Repair, TimestampedOffset,
 };

@@ -4,6 +4,9 @@ use highwater_model::Offset;
 
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 pub(crate) const MARKS: &str = "marks";
+/// Raft's side files, which the layer above keeps in the same directory.
+pub(crate) const RAFT: &str = "raft";
+pub(crate) const RAFT_BEGINNING: &str = "raft.beginning";
 const DIGITS: usize = 20;
 
 pub(crate) fn log(start: Offset) -> String {
@@ -32,6 +35,8 @@ pub(crate) enum Named {
     Producers(Offset),
     Checkpoint,
     Marks,
+    /// Not the log's, and known.
+    Neighbour,
     /// Left behind by a crash; removed at start-up.
     Garbage,
     /// None of ours; left alone.
@@ -42,12 +47,13 @@ pub(crate) fn parse(name: &str) -> Named {
     match name {
         CHECKPOINT => return Named::Checkpoint,
         MARKS => return Named::Marks,
+        RAFT | RAFT_BEGINNING => return Named::Neighbour,
         _ => {}
     }
     let Some((stem, suffix)) = name.split_once('.') else {
         return Named::Unknown;
     };
-    if name == format!("{CHECKPOINT}.tmp") {
+    if name.strip_suffix(".tmp").is_some_and(|name| [CHECKPOINT, RAFT, RAFT_BEGINNING].contains(&name)) {
         return Named::Garbage;
     }
     let Some(offset) = offset(stem) else {
@@ -80,6 +86,7 @@ mod tests {
             assert_eq!(parse(&deleted(at)), Named::Garbage);
         }
         assert_eq!(parse("marks"), Named::Marks);
+        assert_eq!((parse("raft"), parse("raft.tmp")), (Named::Neighbour, Named::Garbage));
         assert_eq!(parse("checkpoint.tmp"), Named::Garbage);
         for other in
             ["", ".", "x.log", "1.log", "99999999999999999999.log", "-0000000000000000001.log", "é.log"]

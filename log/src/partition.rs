@@ -28,23 +28,26 @@ use highwater_model::{LeaderEpoch, Offset};
 use highwater_wire::batch::{BatchHeader, stamp_prefix};
 use tracing::warn;
 
-use crate::core::checkpoint::{Checkpoint, Marks, SealedSegment};
+use crate::core::checkpoint::SealedSegment;
 use crate::core::epochs::{EpochStart, EpochTable};
 use crate::core::producers::ProducerTable;
 use crate::core::roll::{self, ActiveShape, Incoming, RollRule};
 use crate::crash::crash_point;
-use crate::disk::{DirDisk, Disk, DiskFile, write_all, write_side_file};
+use crate::disk::{DirDisk, Disk, DiskFile, write_all};
 use crate::error::{LogError, disk_error};
 use crate::names;
 use crate::segment::{ActiveSegment, SealedCache, SegmentView};
 
+mod begin;
 mod flush;
 mod lookup;
 mod open;
 mod read;
 mod repair;
+mod side;
 mod trim;
 
+pub use begin::Beginning;
 pub use flush::{FlushDone, FlushTicket};
 pub use lookup::TimestampedOffset;
 pub use open::{CorruptAt, RecoveryReport};
@@ -238,10 +241,39 @@ impl PartitionLog {
         leader_epoch: LeaderEpoch,
         now_ms: i64,
     ) -> Result<Appended, LogError> {
+        self.append_at(header, bytes, self.log_end(), leader_epoch, now_ms)
+    }
+
+    /// Writes a batch as its leader has it, with the offset and the leader epoch that it carries: the one must
+    /// be this log's end, the other no older than the newest here. The caller has checked its CRC.
+    ///
+    /// # Errors
+    /// As `append`; `Misplaced` when it does not follow.
+    pub fn append_replicated(
+        &mut self,
+        header: &BatchHeader,
+        bytes: &Bytes,
+        now_ms: i64,
+    ) -> Result<Appended, LogError> {
+        let (given, log_end) = (header.base_offset, self.log_end());
+        if given != log_end {
+            return Err(LogError::Misplaced { given, log_end });
+        }
+        self.append_at(header, bytes, given, header.leader_epoch, now_ms)
+    }
+
+    fn append_at(
+        &mut self,
+        header: &BatchHeader,
+        bytes: &Bytes,
+        base_offset: Offset,
+        leader_epoch: LeaderEpoch,
+        now_ms: i64,
+    ) -> Result<Appended, LogError> {
         self.check_writable()?;
         check_batch(header, bytes, leader_epoch)?;
         self.epochs.check(leader_epoch)?;
-        let base_offset = self.log_end();
+        assert_eq!(base_offset, self.log_end(), "offsets are dense (invariant 2)");
         let records = i64::from(header.last_offset_delta) + 1;
         let next_offset = base_offset.checked_add(records).ok_or(LogError::Batch("offsets are used up"))?;
         let incoming = Incoming {
@@ -381,57 +413,6 @@ impl PartitionLog {
         self.flush.checkpoint_is_stale();
         self.closed_cleanly = false;
         Ok(())
-    }
-
-    /// Stores what can be rebuilt; a failure costs a rebuild.
-    fn store_derived(&self, name: &str, content: &[u8]) {
-        if let Err(error) = write_side_file(&*self.disk, name, content) {
-            warn!(%error, name, "not stored; it will be rebuilt when needed");
-        }
-    }
-
-    fn store_active_index(&self) {
-        if let Some(index) = self.active.index.get() {
-            self.store_derived(&names::index(self.active.start), &index.encode(&self.active.indexed()));
-        }
-    }
-
-    fn marks(&self) -> Marks {
-        Marks {
-            log_start: self.log_start,
-            recovery_point: self.flushed_end.max(self.damaged_below.unwrap_or(0)),
-            active_start: self.active.start,
-            first_append_ms: self.active.first_append_ms.unwrap_or(0),
-        }
-    }
-
-    /// Writes the marks into their next slot, without fsync: an older slot is safe.
-    fn write_marks(&mut self) -> Result<Arc<dyn DiskFile>, LogError> {
-        use crate::core::checkpoint::MARKS_SLOT_BYTES;
-        self.marks_sequence += 1;
-        let slot = self.marks().encode_slot(self.marks_sequence);
-        let position = (self.marks_sequence % 2) * MARKS_SLOT_BYTES as u64;
-        let file = match self.flush.open_marks() {
-            Some(file) => file,
-            None => self.open_marks()?,
-        };
-        write_all(&*file, &slot, &[], position).map_err(disk_error("write", names::MARKS))?;
-        Ok(file)
-    }
-
-    fn open_marks(&mut self) -> Result<Arc<dyn DiskFile>, LogError> {
-        let file = match self.disk.open(names::MARKS) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                self.flush.name_was_added();
-                self.disk.create(names::MARKS)
-            }
-            opened => opened,
-        };
-        file.map_err(disk_error("open", names::MARKS))
-    }
-
-    fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { epochs: self.epochs.clone(), sealed: self.sealed.clone(), clean: None }
     }
 
     /// Sealed segments and the active one, from the one holding `offset` on.

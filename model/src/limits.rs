@@ -168,6 +168,16 @@ pub const OPEN_THREADS_MAX: usize = 8;
 /// Manifest pages that one pass of retention reads for one partition.
 pub const PAGES_PER_RETENTION_MAX: usize = 64;
 
+// --- broker: replication by fetch ---
+
+/// Pause before a change of the in-sync set is proposed again that was refused or not answered, in
+/// milliseconds.
+pub const ISR_RETRY_MS: i64 = 500;
+/// Bytes that one answer to a follower carries for one partition; a larger batch goes alone.
+pub const REPLICA_FETCH_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one answer that a follower takes for one partition: a batch may have as much as a request.
+pub const REPLICA_ANSWER_BYTES_MAX: usize = REQUEST_BYTES_MAX;
+
 // --- tiering store/read/offload ---
 
 /// Objects listed inline in a manifest; a publish beyond it is refused until a page has been spilled.

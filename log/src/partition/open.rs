@@ -82,6 +82,7 @@ impl Listing {
                 Named::Producers(end) => listing.producers.push((entry.name, end)),
                 Named::Checkpoint => listing.has_checkpoint = true,
                 Named::Marks => listing.has_marks = true,
+                Named::Neighbour => {}
                 Named::Garbage => listing.garbage.push(entry.name),
                 Named::Unknown => listing.unknown.push(entry.name),
             }

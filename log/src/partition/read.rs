@@ -69,10 +69,34 @@ impl PartitionLog {
         end_bound: Offset,
         at_least_one_batch: bool,
     ) -> Result<LogRead, ReadError> {
-        let (local_start, log_end) = (self.local_start(), self.log_end());
+        let local_start = self.local_start();
         if start < local_start {
             return Err(ReadError::BelowLocalStart { start, local_start });
         }
+        self.read_segments(start, max_bytes, end_bound, at_least_one_batch)
+    }
+
+    /// As `read`, for a replica: everything that has a segment, up to the log's end, at least one batch. Below
+    /// the log start too, as a replica copies whole segments.
+    ///
+    /// # Errors
+    /// As `read`; `BelowLocalStart` below the first segment.
+    pub fn read_for_replica(&self, start: Offset, max_bytes: usize) -> Result<LogRead, ReadError> {
+        let local_start = self.first_segment_start();
+        if start < local_start {
+            return Err(ReadError::BelowLocalStart { start, local_start });
+        }
+        self.read_segments(start, max_bytes, self.log_end(), true)
+    }
+
+    fn read_segments(
+        &self,
+        start: Offset,
+        max_bytes: usize,
+        end_bound: Offset,
+        at_least_one_batch: bool,
+    ) -> Result<LogRead, ReadError> {
+        let log_end = self.log_end();
         if start > log_end {
             return Err(ReadError::AboveLogEnd { start, log_end });
         }

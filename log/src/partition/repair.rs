@@ -87,7 +87,7 @@ impl PartitionLog {
     }
 
     /// Starts of the segment files in the directory, in order.
-    fn segment_files(&self) -> Result<Vec<Offset>, LogError> {
+    pub(super) fn segment_files(&self) -> Result<Vec<Offset>, LogError> {
         let entries = self.disk.list().map_err(disk_error("list", "a partition's directory"))?;
         let starts = entries.iter().filter_map(|entry| match names::parse(&entry.name) {
             Named::Log(start) => Some(start),
@@ -98,7 +98,7 @@ impl PartitionLog {
         Ok(starts)
     }
 
-    fn remove_segment(&self, start: Offset) -> Result<(), LogError> {
+    pub(super) fn remove_segment(&self, start: Offset) -> Result<(), LogError> {
         let name = names::log(start);
         self.disk.remove(&name).map_err(disk_error("remove", &name))
     }

@@ -1,4 +1,4 @@
-//! Taking away from either end: evict, log start, truncate, reset, close.
+//! Taking away from either end: evict, log start, truncate, close.
 
 use std::sync::Arc;
 
@@ -141,6 +141,7 @@ impl PartitionLog {
         while self.active.start > cut.segment {
             self.drop_active_segment()?;
         }
+        self.remove_derived(cut.segment, cut.end)?;
         // A dropped segment that came back after a power failure might fit behind what is appended from here
         // on.
         self.disk.sync_dir().map_err(disk_error("fsync directory of", names::MARKS))?;
@@ -181,40 +182,8 @@ impl PartitionLog {
         Ok(Cut { segment: view.start, position, end, max_timestamp })
     }
 
-    /// Starts over, empty, at `offset`: the local log is of no use to what the partition has become.
-    ///
-    /// # Errors
-    /// `Io`, which poisons the log.
-    pub fn reset_to(&mut self, offset: Offset) -> Result<(), LogError> {
-        assert!(offset >= 0);
-        self.check_writable()?;
-        let done = self.reset_files(offset);
-        if done.is_err() {
-            self.refuses = Some("a reset failed half way");
-        }
-        done
-    }
-
-    fn reset_files(&mut self, offset: Offset) -> Result<(), LogError> {
-        // With the log start past every local offset first, a crash from here on comes to the same end.
-        self.log_start = offset;
-        self.end_moves_back(offset)?;
-        while !self.sealed.is_empty() {
-            self.drop_active_segment()?;
-        }
-        let name = names::log(self.active.start);
-        self.disk.remove(&name).map_err(disk_error("remove", &name))?;
-        self.active = ActiveSegment::empty(offset, self.settings.index_interval_bytes);
-        self.prepare_active()?;
-        self.disk.sync_dir().map_err(disk_error("fsync directory of", &names::log(offset)))?;
-        self.epochs.truncate_end(0);
-        self.producers = crate::core::producers::ProducerTable::default();
-        self.flushed_end = offset;
-        self.store_checkpoint()
-    }
-
     /// Voids outstanding tickets and makes the lower recovery point durable before anything is cut.
-    fn end_moves_back(&mut self, end: Offset) -> Result<(), LogError> {
+    pub(super) fn end_moves_back(&mut self, end: Offset) -> Result<(), LogError> {
         self.flush.end_moves_back();
         self.closed_cleanly = false;
         self.flushed_end = self.flushed_end.min(end);
@@ -229,7 +198,7 @@ impl PartitionLog {
     }
 
     /// Removes the active segment's file; the last sealed one becomes active.
-    fn drop_active_segment(&mut self) -> Result<(), LogError> {
+    pub(super) fn drop_active_segment(&mut self) -> Result<(), LogError> {
         let name = names::log(self.active.start);
         self.disk.remove(&name).map_err(disk_error("remove", &name))?;
         let last = self.sealed.pop().expect("the caller has checked that one is left");
@@ -246,12 +215,6 @@ impl PartitionLog {
             index: Default::default(),
         };
         Ok(())
-    }
-
-    fn store_checkpoint(&mut self) -> Result<(), LogError> {
-        let content = self.checkpoint().encode();
-        replace_side_file(&*self.disk, names::CHECKPOINT, &content)
-            .map_err(disk_error("write", names::CHECKPOINT))
     }
 
     /// Flushes and writes down how the log ends, so that the next open scans nothing. The log then refuses
