@@ -206,7 +206,7 @@ async fn register(
         incarnation: Uuid::new_v4(),
         host: advertised.host.clone(),
         port: advertised.port,
-        rack: None,
+        ..BrokerRegistration::default()
     };
     coordinator.register_broker(registration).await.map(|_| ()).map_err(ServeError::Register)
 }

@@ -8,10 +8,16 @@
 //! commands). Invariants: 6 (leader epochs and generations only grow), 9 and 11 (manifests), 13, 17.
 
 mod apply;
+mod brokers;
 mod check;
 mod command;
 mod configs;
 mod decide;
+mod draft;
+mod edit;
+mod partitions;
+mod placement;
+mod raft_groups;
 mod refusal;
 mod state;
 mod stored;
@@ -19,10 +25,11 @@ mod topics;
 
 pub use check::StateBroken;
 pub use command::{
-    Batch, BrokerRegistration, Command, ConfigOp, ConfigOpKind, NewTopic, RULES_VERSION, Reply, TopicCreated,
+    AlterPartition, Batch, BrokerRegistration, Command, ConfigOp, ConfigOpKind, ElectionKind, IsrMember,
+    NewTopic, RULES_VERSION, RaftLeader, Reply, TopicCreated,
 };
 pub use refusal::Refusal;
-pub use state::{Broker, ClusterState, DeletedTopic, Partition, Topic};
+pub use state::{Broker, ClusterState, DeletedTopic, Partition, RaftGroup, Topic};
 pub use stored::{LoadError, STATE_FORMAT};
 
 #[cfg(test)]

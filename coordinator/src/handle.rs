@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use crate::StartError;
 use crate::core::{
-    BrokerRegistration, ClusterState, Command, ConfigOp, NewTopic, Refusal, Reply, TopicCreated,
+    BrokerRegistration, ClusterState, Command, ConfigOp, NewTopic, RULES_VERSION, Refusal, Reply,
+    TopicCreated,
 };
 use crate::proposer::{self, Proposal};
 use crate::raft::{NodeSettings, ProposeFailure, RaftNode};
@@ -114,7 +115,8 @@ impl Coordinator {
         let proposals = proposer::start(Arc::clone(&node), Arc::clone(&settings.clock));
         let coordinator = Coordinator { node, proposals, settings: Arc::new(settings) };
         if coordinator.with_state(|state| state.cluster_id.is_empty()) {
-            let form = Command::FormCluster { cluster_id: cluster_id(new_cluster_uuid()) };
+            let cluster_id = cluster_id(new_cluster_uuid());
+            let form = Command::FormCluster { cluster_id, members: BTreeMap::new() };
             match coordinator.write(form).await {
                 Ok(_) | Err(WriteError::Refused(Refusal::AlreadyFormed)) => {}
                 Err(e) => {
@@ -267,7 +269,9 @@ impl Coordinator {
     ) -> Vec<Result<Reply, WriteError>> {
         if validate_only {
             let (state, now_ms) = (self.state(), self.settings.clock.now_ms());
-            let judge = |command: Result<Command, Refusal>| Ok(state.decide(now_ms, &command?)?.reply);
+            let judge = |command: Result<Command, Refusal>| {
+                Ok(state.decide(RULES_VERSION, now_ms, &command?)?.reply)
+            };
             return commands.into_iter().map(judge).collect();
         }
         let write = |command: Result<Command, Refusal>| async { self.write(command?).await };

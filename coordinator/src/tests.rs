@@ -38,7 +38,7 @@ fn registration(incarnation: u128) -> BrokerRegistration {
         incarnation: Uuid::from_u128(incarnation),
         host: "localhost".into(),
         port: 9092,
-        rack: None,
+        ..BrokerRegistration::default()
     }
 }
 

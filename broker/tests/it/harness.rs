@@ -82,7 +82,7 @@ impl Harness {
             incarnation: Uuid::new_v4(),
             host: "127.0.0.1".into(),
             port: address.port(),
-            rack: None,
+            ..BrokerRegistration::default()
         };
         coordinator.register_broker(registration).await.expect("registered");
         let parts = parts(settings, coordinator, clock.clone());

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use highwater_model::topic_config::Replication;
 use highwater_model::topic_name::collision_key;
 use highwater_model::{NodeId, TopicConfig, TopicId};
 
-use super::command::{Batch, Edit, RULES_VERSION, Reply};
+use super::command::{Batch, RULES_VERSION, Reply};
+use super::edit::{Edit, PartitionChange};
 use super::refusal::Refusal;
-use super::state::{Broker, ClusterState, DeletedTopic, Partition, Topic};
+use super::state::{Broker, ClusterState, DeletedTopic, Partition, RaftGroup, Topic};
 
 impl ClusterState {
     /// Judges and carries out the commands of one Raft entry, in order; a refused one changes nothing.
@@ -19,7 +21,7 @@ impl ClusterState {
             .commands
             .iter()
             .map(|command| {
-                let outcome = self.decide(batch.at_ms, command)?;
+                let outcome = self.decide(batch.rules, batch.at_ms, command)?;
                 for edit in &outcome.edits {
                     self.apply(edit);
                 }
@@ -35,32 +37,45 @@ impl ClusterState {
         debug_assert!(matches!(edit, Edit::ClusterFormed { .. }) || !self.cluster_id.is_empty());
         self.version += 1;
         match edit {
-            Edit::ClusterFormed { cluster_id } => {
+            Edit::ClusterFormed { cluster_id, members } => {
                 assert!(self.cluster_id.is_empty(), "a cluster is formed once");
                 self.cluster_id = cluster_id.clone();
+                self.members = members.clone();
             }
-            Edit::BrokerRegistered(broker) => self.apply_registered(broker),
+            Edit::BrokerChanged { broker, partitions } => {
+                self.apply_broker(broker);
+                self.apply_partitions(partitions);
+            }
+            Edit::BrokerRemoved { node_id } => {
+                let broker = self.brokers.remove(node_id).expect("decide found the broker");
+                self.removed_epochs_end = self.removed_epochs_end.max(broker.epoch);
+            }
+            Edit::PartitionsChanged { partitions } => self.apply_partitions(partitions),
             Edit::TopicCreated { topic_id, name, replication_factor, assignments, overrides, at_ms } => {
+                let config = parsed(overrides);
                 self.apply_created(Topic {
                     id: *topic_id,
                     name: name.clone(),
                     replication_factor: *replication_factor,
                     overrides: overrides.clone(),
-                    config: parsed(overrides),
                     created_at_ms: *at_ms,
                     created_version: self.version,
-                    partitions: partitions(assignments),
+                    partitions: self.new_partitions(&config, assignments),
+                    config,
                 });
             }
             Edit::TopicDeleted { topic_id, at_ms } => self.apply_deleted(*topic_id, *at_ms),
             Edit::PartitionsAdded { topic_id, assignments } => {
-                self.topic_mut(*topic_id).partitions.extend(partitions(assignments));
+                let config = Arc::clone(&self.topic_mut(*topic_id).config);
+                let added = self.new_partitions(&config, assignments);
+                self.topic_mut(*topic_id).partitions.extend(added);
                 self.partition_count += assignments.len();
             }
-            Edit::OverridesReplaced { topic_id, overrides } => {
+            Edit::OverridesReplaced { topic_id, overrides, partitions } => {
                 let topic = self.topic_mut(*topic_id);
                 topic.config = parsed(overrides);
                 topic.overrides = overrides.clone();
+                self.apply_partitions(partitions);
             }
             Edit::ManifestEdited { tp, manifest } => {
                 let topic = self.topic_mut(tp.topic_id);
@@ -87,27 +102,43 @@ impl ClusterState {
         Arc::make_mut(self.topics.get_mut(&topic_id).expect("decide found the topic"))
     }
 
-    /// Registers a broker and raises the leader epoch of what it leads, which fences the process before it.
-    fn apply_registered(&mut self, broker: &Broker) {
+    fn apply_broker(&mut self, broker: &Broker) {
         let before = self.brokers.insert(broker.node_id, broker.clone());
-        assert!(before.is_none_or(|b| b.epoch < broker.epoch), "broker epochs only grow");
-        debug_assert_eq!(self.brokers[&broker.node_id].incarnation, broker.incarnation);
-        for topic in self.topics.values_mut() {
-            let leads = |partition: &Arc<Partition>| partition.leader == Some(broker.node_id);
-            if !topic.partitions.iter().any(leads) {
-                continue;
-            }
-            let topic = Arc::make_mut(topic);
-            for partition in topic.partitions.iter_mut().filter(|partition| leads(partition)) {
-                let partition = Arc::make_mut(partition);
-                partition.leader_epoch += 1;
-                partition.partition_epoch += 1;
-                assert!(
-                    partition.leader_epoch > partition.manifest.generation,
-                    "fences manifest writers too"
-                );
-            }
+        assert!(before.is_none_or(|b| b.epoch <= broker.epoch), "broker epochs only grow");
+        debug_assert!(broker.epoch > 0, "registered");
+    }
+
+    fn apply_partitions(&mut self, changes: &[PartitionChange]) {
+        for PartitionChange { tp, next } in changes {
+            let number = usize::try_from(tp.partition).expect("decide found the partition");
+            let slot = self.topic_mut(tp.topic_id).partitions.get_mut(number).expect("decide found it");
+            assert!(slot.leader_epoch <= next.leader_epoch, "leader epochs only grow (invariant 6)");
+            assert_eq!(slot.partition_epoch + 1, next.partition_epoch, "decided on this very partition");
+            debug_assert_eq!(slot.manifest.version, next.manifest.version, "manifests are edited by themselves");
+            *slot = Arc::new(next.clone());
         }
+    }
+
+    /// New partitions are empty, so that whoever is there is in sync; a Raft group elects by itself.
+    fn new_partitions(&self, config: &TopicConfig, assignments: &[Vec<NodeId>]) -> Vec<Arc<Partition>> {
+        let is_active = |node: &NodeId| self.brokers.get(node).is_some_and(Broker::is_active);
+        let partition = |replicas: &Vec<NodeId>| {
+            let mut partition = Partition::new(replicas.clone());
+            match config.replication {
+                Replication::Fetch => {
+                    partition.isr.retain(is_active);
+                    partition.leader = partition.isr.first().copied();
+                }
+                Replication::Raft => {
+                    let voters = replicas.clone();
+                    partition.leader = None;
+                    partition.raft = Some(RaftGroup { since_epoch: 0, start_offset: 0, voters });
+                }
+            }
+            assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader)));
+            Arc::new(partition)
+        };
+        assignments.iter().map(partition).collect()
     }
 
     fn apply_created(&mut self, topic: Topic) {
@@ -140,8 +171,4 @@ impl ClusterState {
 
 fn parsed(overrides: &BTreeMap<String, String>) -> Arc<TopicConfig> {
     Arc::new(TopicConfig::from_overrides(overrides).expect("decide validated the settings"))
-}
-
-fn partitions(assignments: &[Vec<NodeId>]) -> Vec<Arc<Partition>> {
-    assignments.iter().map(|replicas| Arc::new(Partition::new(replicas.clone()))).collect()
 }

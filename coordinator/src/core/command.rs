@@ -1,20 +1,20 @@
-//! What may be asked of the control plane, what it answers, and the edits in between. Commands are stored
+//! What may be asked of the control plane, and what it answers. Commands are stored
 //! (Raft log) and so is their JSON form (docs/format.md, "Raft log"): fields are added with defaults, never
 //! changed in meaning.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use highwater_model::{NodeId, TopicId, TopicPartition};
+use highwater_model::{LeaderEpoch, NodeId, Offset, TopicId, TopicPartition};
 use highwater_tiering::core::manifest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::state::Broker;
-
 /// Version of the rules by which `decide` judges. A release whose `decide` would judge an old entry otherwise
 /// raises it and keeps judging older entries by the older rules, or replicas and restarts would disagree.
-pub const RULES_VERSION: u16 = 1;
+///
+/// 1: one node; brokers are never fenced, replicas go round the brokers. 2: sessions, elections, in-sync sets,
+/// reassignment, placement (ADR 0012).
+pub const RULES_VERSION: u16 = 2;
 
 /// What one Raft entry carries: commands that were waiting together, applied in order, each on its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,10 +33,67 @@ pub enum Command {
     /// The first command of a cluster: its name for life.
     FormCluster {
         cluster_id: String,
+        /// Storage ids of the coordinators; empty in a cluster of one node.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        members: BTreeMap<NodeId, Uuid>,
     },
-    /// A broker process announces itself. Fences the process that had its node id before: the leader epoch of
-    /// every partition that it leads is raised. The same incarnation again changes nothing.
+    /// A broker process announces itself, and is unfenced at once. Fences the process that had its node id
+    /// before: the leader epoch of every partition that it leads is raised. After an unclean stop it leaves
+    /// the in-sync sets. The same incarnation again changes nothing unless it had been fenced.
     RegisterBroker(BrokerRegistration),
+    /// The broker's session has lapsed: it leads no more and leaves the in-sync sets.
+    FenceBroker {
+        node_id: NodeId,
+        /// The epoch whose session lapsed; a broker that has registered since is left alone.
+        broker_epoch: u64,
+    },
+    /// The broker is about to stop, in order: as `FenceBroker`, asked for by the broker itself.
+    StopBroker {
+        node_id: NodeId,
+        broker_epoch: u64,
+    },
+    /// Whether the broker gives its replicas away and gets no new ones.
+    DrainBroker {
+        node_id: NodeId,
+        is_draining: bool,
+    },
+    /// Forgets a broker that is fenced and has no replica.
+    RemoveBroker {
+        node_id: NodeId,
+    },
+    /// The leader of a partition changes its in-sync set (KIP-497).
+    AlterPartition(AlterPartition),
+    ElectLeader {
+        tp: TopicPartition,
+        kind: ElectionKind,
+    },
+    /// Moves a partition to these replicas, the preferred leader first; none takes back a move that is under
+    /// way (KIP-455).
+    Reassign {
+        tp: TopicPartition,
+        replicas: Option<Vec<NodeId>>,
+    },
+    /// A member of a partition's Raft group reports that it leads, in which term, and who votes.
+    RaftLeader(RaftLeader),
+    /// The leader of a fetch partition whose topic asks for raft hands it over to a Raft group: it has stopped
+    /// appending, and all in-sync replicas have exactly the records below `start_offset`.
+    RaftBegin {
+        tp: TopicPartition,
+        node_id: NodeId,
+        broker_epoch: u64,
+        leader_epoch: LeaderEpoch,
+        partition_epoch: i32,
+        start_offset: Offset,
+    },
+    /// The leader of a Raft group whose topic asks for fetch hands the partition back: the group has committed
+    /// its last entry, and `isr` have it.
+    RaftEnd {
+        tp: TopicPartition,
+        node_id: NodeId,
+        broker_epoch: u64,
+        term: LeaderEpoch,
+        isr: Vec<NodeId>,
+    },
     CreateTopic(NewTopic),
     DeleteTopic {
         topic_id: TopicId,
@@ -73,7 +130,7 @@ pub enum Command {
 }
 
 /// How a broker process announces itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerRegistration {
     pub node_id: NodeId,
     /// Made anew by each process; tells a retry from a restart.
@@ -83,6 +140,61 @@ pub struct BrokerRegistration {
     pub port: u16,
     #[serde(default)]
     pub rack: Option<String>,
+    /// Its gRPC address, `HOST:PORT`; empty where unknown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub grpc: String,
+    /// Names its data directory for life; nil where unknown.
+    #[serde(default, skip_serializing_if = "Uuid::is_nil")]
+    pub storage: Uuid,
+    /// The broker epoch whose clean-stop token the data directory holds. If it is not that of the process
+    /// before, the logs may lack what was in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean_stop_of: Option<u64>,
+}
+
+/// A leader's wish for its partition's in-sync set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlterPartition {
+    pub tp: TopicPartition,
+    /// The asker, which leads in `leader_epoch`.
+    pub node_id: NodeId,
+    pub broker_epoch: u64,
+    pub leader_epoch: LeaderEpoch,
+    /// The partition's epoch that the wish is based on.
+    pub partition_epoch: i32,
+    /// The whole set, the leader in it.
+    pub isr: Vec<IsrMember>,
+}
+
+/// A replica that the leader holds to be in sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsrMember {
+    pub node_id: NodeId,
+    /// The epoch with which it fetched (KIP-903); one that has restarted since is refused.
+    pub broker_epoch: u64,
+}
+
+/// Which leader is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ElectionKind {
+    /// The first replica, if it is in sync.
+    Preferred,
+    /// Any replica that is there, where nobody leads: may lose records. An operator's last resort.
+    Unclean,
+}
+
+/// Leadership of a raft partition, as its group has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftLeader {
+    pub tp: TopicPartition,
+    pub node_id: NodeId,
+    pub broker_epoch: u64,
+    /// Becomes the leader epoch.
+    pub term: LeaderEpoch,
+    /// The group's voters of now; empty leaves them as they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub voters: Vec<NodeId>,
 }
 
 /// A topic to be created.
@@ -126,6 +238,8 @@ pub enum ConfigOpKind {
 pub enum Reply {
     Done,
     BrokerEpoch(u64),
+    /// The partition's epoch with the in-sync set that was asked for.
+    PartitionEpoch(i32),
     TopicCreated(TopicCreated),
     /// The manifest's version after the edit.
     ManifestVersion(u64),
@@ -144,63 +258,6 @@ pub struct TopicCreated {
     pub replication_factor: i16,
 }
 
-/// A decided change of the state; `apply` carries it out without a further question. Never stored.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Edit {
-    ClusterFormed {
-        cluster_id: String,
-    },
-    BrokerRegistered(Broker),
-    TopicCreated {
-        topic_id: TopicId,
-        name: String,
-        replication_factor: i16,
-        assignments: Vec<Vec<NodeId>>,
-        overrides: BTreeMap<String, String>,
-        at_ms: i64,
-    },
-    TopicDeleted {
-        topic_id: TopicId,
-        at_ms: i64,
-    },
-    PartitionsAdded {
-        topic_id: TopicId,
-        assignments: Vec<Vec<NodeId>>,
-    },
-    OverridesReplaced {
-        topic_id: TopicId,
-        overrides: BTreeMap<String, String>,
-    },
-    ManifestEdited {
-        tp: TopicPartition,
-        /// After the edit, checked.
-        manifest: Arc<manifest::Manifest>,
-    },
-    ProducerIdsAllocated {
-        end: i64,
-    },
-    TopicSwept {
-        topic_id: TopicId,
-    },
-}
-
-/// A decision: the edits to apply, none where nothing changes, and the answer.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Outcome {
-    pub edits: Vec<Edit>,
-    pub reply: Reply,
-}
-
-impl Outcome {
-    pub(crate) fn unchanged(reply: Reply) -> Outcome {
-        Outcome { edits: Vec::new(), reply }
-    }
-
-    pub(crate) fn one(edit: Edit, reply: Reply) -> Outcome {
-        Outcome { edits: vec![edit], reply }
-    }
-}
-
 impl Command {
     /// About how many bytes the command takes in the log; bounds what goes into one entry.
     pub fn bytes_estimate(&self) -> usize {
@@ -215,7 +272,14 @@ impl Command {
                 Command::CreatePartitions { assignments, .. } => assigned(assignments),
                 Command::ReplaceConfigs { overrides, .. } => pairs(overrides),
                 Command::AlterConfigs { ops, .. } => ops.iter().map(ConfigOp::bytes_estimate).sum(),
-                Command::RegisterBroker(b) => b.host.len() + b.rack.as_ref().map_or(0, String::len),
+                Command::FormCluster { members, .. } => 64 * members.len(),
+                Command::RegisterBroker(b) => {
+                    b.host.len() + b.grpc.len() + b.rack.as_ref().map_or(0, String::len)
+                }
+                Command::AlterPartition(alter) => 64 * alter.isr.len(),
+                Command::Reassign { replicas, .. } => replicas.as_ref().map_or(0, |r| 21 * r.len()),
+                Command::RaftLeader(report) => 21 * report.voters.len(),
+                Command::RaftEnd { isr, .. } => 21 * isr.len(),
                 Command::EditManifest { request, .. } => match &request.edit {
                     manifest::Edit::Publish { epochs, .. } => 400 + 50 * epochs.len(),
                     manifest::Edit::Replace { removed, .. } => 400 + 40 * removed.len(),

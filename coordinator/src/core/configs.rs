@@ -4,15 +4,18 @@
 use std::collections::BTreeMap;
 
 use highwater_model::topic_config::{ConfigKind, config_def, list_items};
-use highwater_model::{TopicConfig, TopicId};
+use highwater_model::{TopicConfig, TopicId, TopicPartition};
 
-use super::command::{ConfigOp, ConfigOpKind, Edit, Outcome, Reply};
+use super::command::{ConfigOp, ConfigOpKind, Reply};
+use super::draft::{Brokers, Draft};
+use super::edit::{Edit, Outcome, PartitionChange};
 use super::refusal::Refusal;
-use super::state::ClusterState;
+use super::state::{ClusterState, Topic};
 
 impl ClusterState {
     pub(super) fn decide_replace_configs(
         &self,
+        rules: u16,
         topic_id: TopicId,
         overrides: &BTreeMap<String, String>,
     ) -> Result<Outcome, Refusal> {
@@ -30,12 +33,35 @@ impl ClusterState {
             return Err(Refusal::ConfigInvalid(reason));
         }
         assert!(overrides.keys().all(|name| config_def(name).is_some()), "validated");
+        let partitions = match rules {
+            1 => Vec::new(),
+            _ => self.partitions_under(topic, &config),
+        };
         let overrides = overrides.clone();
-        Ok(Outcome::one(Edit::OverridesReplaced { topic_id, overrides }, Reply::Done))
+        Ok(Outcome::one(Edit::OverridesReplaced { topic_id, overrides, partitions }, Reply::Done))
+    }
+
+    /// What other settings do to the topic's partitions. Under another `min.insync.replicas` the epoch of each is
+    /// raised: a leader that still counts by the old one, and has moved its high watermark accordingly, must
+    /// not have a smaller in-sync set recorded as if it had counted by the new one (ADR 0012).
+    fn partitions_under(&self, topic: &Topic, config: &TopicConfig) -> Vec<PartitionChange> {
+        let brokers = Brokers::of(self);
+        let is_counted_anew = config.min_insync_replicas != topic.config.min_insync_replicas;
+        let mut changes = Vec::new();
+        for (number, partition) in (0i32..).zip(&topic.partitions) {
+            let mut draft = Draft::new(config, TopicPartition::new(topic.id, number), partition);
+            if is_counted_anew {
+                draft.touch();
+            }
+            changes.extend(draft.finish(&brokers));
+        }
+        debug_assert!(changes.len() <= topic.partitions.len());
+        changes
     }
 
     pub(super) fn decide_alter_configs(
         &self,
+        rules: u16,
         topic_id: TopicId,
         ops: &[ConfigOp],
     ) -> Result<Outcome, Refusal> {
@@ -64,7 +90,7 @@ impl ClusterState {
             }
         }
         debug_assert!(overrides.len() <= topic.overrides.len() + ops.len());
-        self.decide_replace_configs(topic_id, &overrides)
+        self.decide_replace_configs(rules, topic_id, &overrides)
     }
 }
 

@@ -1,44 +1,63 @@
-//! Judging a command: dispatch, and the commands about the cluster, brokers, manifests and producer ids.
-//! Topics are judged in `topics.rs`, their settings in `configs.rs`.
+//! Judging a command: dispatch, and the commands about the cluster, manifests and producer ids. Brokers are
+//! judged in `brokers.rs`, partitions in `partitions.rs` and `raft_groups.rs`, topics in `topics.rs`, their
+//! settings in `configs.rs`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use highwater_model::limits::{BROKERS_MAX, DELETED_TOPICS_MAX, HOST_BYTES_MAX, PRODUCER_IDS_PER_BLOCK_MAX};
-use highwater_model::{TopicId, TopicPartition};
+use highwater_model::limits::{COORDINATORS_MAX, DELETED_TOPICS_MAX, PRODUCER_IDS_PER_BLOCK_MAX};
+use highwater_model::{NodeId, TopicId, TopicPartition};
 use highwater_tiering::core::manifest;
+use uuid::Uuid;
 
-use super::command::{BrokerRegistration, Command, Edit, Outcome, Reply};
+use super::command::{Command, RULES_VERSION, Reply};
+use super::edit::{Edit, Outcome};
 use super::refusal::Refusal;
-use super::state::{Broker, ClusterState};
+use super::state::ClusterState;
 
 impl ClusterState {
     /// Whether `command` may be applied now, and what it does. Changes nothing.
-    pub(crate) fn decide(&self, now_ms: i64, command: &Command) -> Result<Outcome, Refusal> {
-        if let Command::FormCluster { cluster_id } = command {
-            return self.decide_form(cluster_id);
+    ///
+    /// `rules` are those of the entry that carries the command ([`super::RULES_VERSION`] for a new one).
+    pub(crate) fn decide(&self, rules: u16, now_ms: i64, command: &Command) -> Result<Outcome, Refusal> {
+        assert!((1..=RULES_VERSION).contains(&rules), "entries of other rules are refused when they are read");
+        if let Command::FormCluster { cluster_id, members } = command {
+            return self.decide_form(cluster_id, members);
         }
         if self.cluster_id.is_empty() {
             return Err(Refusal::NotFormed);
         }
         match command {
             Command::FormCluster { .. } => unreachable!("judged above"),
-            Command::RegisterBroker(registration) => self.decide_register(now_ms, registration),
-            Command::CreateTopic(topic) => self.decide_create_topic(now_ms, topic),
+            Command::RegisterBroker(registration) => self.decide_register(rules, now_ms, registration),
+            Command::FenceBroker { node_id, broker_epoch } | Command::StopBroker { node_id, broker_epoch } => {
+                self.decide_fence(now_ms, *node_id, *broker_epoch)
+            }
+            Command::DrainBroker { node_id, is_draining } => self.decide_drain(*node_id, *is_draining),
+            Command::RemoveBroker { node_id } => self.decide_remove(*node_id),
+            Command::AlterPartition(alter) => self.decide_alter_partition(alter),
+            Command::ElectLeader { tp, kind } => self.decide_elect(*tp, *kind),
+            Command::Reassign { tp, replicas: Some(replicas) } => self.decide_reassign(*tp, replicas),
+            Command::Reassign { tp, replicas: None } => self.decide_cancel_reassignment(*tp),
+            Command::RaftLeader(report) => self.decide_raft_leader(report),
+            Command::RaftBegin { .. } => self.decide_raft_begin(command),
+            Command::RaftEnd { .. } => self.decide_raft_end(command),
+            Command::CreateTopic(topic) => self.decide_create_topic(rules, now_ms, topic),
             Command::DeleteTopic { topic_id } => self.decide_delete_topic(now_ms, *topic_id),
             Command::CreatePartitions { topic_id, count, assignments } => {
-                self.decide_create_partitions(*topic_id, *count, assignments)
+                self.decide_create_partitions(rules, *topic_id, *count, assignments)
             }
             Command::ReplaceConfigs { topic_id, overrides } => {
-                self.decide_replace_configs(*topic_id, overrides)
+                self.decide_replace_configs(rules, *topic_id, overrides)
             }
-            Command::AlterConfigs { topic_id, ops } => self.decide_alter_configs(*topic_id, ops),
+            Command::AlterConfigs { topic_id, ops } => self.decide_alter_configs(rules, *topic_id, ops),
             Command::EditManifest { tp, request } => self.decide_edit_manifest(now_ms, *tp, request),
             Command::AllocateProducerIds { count } => self.decide_producer_ids(*count),
             Command::SweptTopic { topic_id } => self.decide_swept_topic(*topic_id),
         }
     }
 
-    fn decide_form(&self, cluster_id: &str) -> Result<Outcome, Refusal> {
+    fn decide_form(&self, cluster_id: &str, members: &BTreeMap<NodeId, Uuid>) -> Result<Outcome, Refusal> {
         if !self.cluster_id.is_empty() {
             return Err(Refusal::AlreadyFormed);
         }
@@ -46,36 +65,12 @@ impl ClusterState {
         if cluster_id.is_empty() || cluster_id.len() > 64 || !cluster_id.bytes().all(legal) {
             return Err(Refusal::RequestInvalid("a cluster id is 1 to 64 of [a-zA-Z0-9_-]".into()));
         }
-        Ok(Outcome::one(Edit::ClusterFormed { cluster_id: cluster_id.to_owned() }, Reply::Done))
-    }
-
-    fn decide_register(&self, now_ms: i64, new: &BrokerRegistration) -> Result<Outcome, Refusal> {
-        debug_assert!(self.brokers.len() <= BROKERS_MAX);
-        let known = self.brokers.get(&new.node_id);
-        if let Some(broker) = known.filter(|broker| broker.incarnation == new.incarnation) {
-            return Ok(Outcome::unchanged(Reply::BrokerEpoch(broker.epoch)));
+        if members.len() > COORDINATORS_MAX || members.values().any(Uuid::is_nil) {
+            let reason = format!("a cluster has at most {COORDINATORS_MAX} coordinators, each with a storage id");
+            return Err(Refusal::RequestInvalid(reason));
         }
-        if i32::try_from(new.node_id).is_err() {
-            return Err(Refusal::RequestInvalid(format!("node id {} does not fit 31 bits", new.node_id)));
-        }
-        if new.host.is_empty() || new.host.len() > HOST_BYTES_MAX || new.port == 0 {
-            return Err(Refusal::RequestInvalid("a broker needs an address that clients can reach".into()));
-        }
-        if known.is_none() && self.brokers.len() >= BROKERS_MAX {
-            return Err(Refusal::LimitReached(format!("at most {BROKERS_MAX} brokers")));
-        }
-        let epoch = known.map_or(1, |broker| broker.epoch + 1);
-        assert!(epoch >= 1, "a registration raises the broker's epoch");
-        let broker = Broker {
-            node_id: new.node_id,
-            epoch,
-            incarnation: new.incarnation,
-            host: new.host.clone(),
-            port: new.port,
-            rack: new.rack.clone(),
-            registered_at_ms: now_ms,
-        };
-        Ok(Outcome::one(Edit::BrokerRegistered(broker), Reply::BrokerEpoch(epoch)))
+        let (cluster_id, members) = (cluster_id.to_owned(), members.clone());
+        Ok(Outcome::one(Edit::ClusterFormed { cluster_id, members }, Reply::Done))
     }
 
     /// The manifest judges the edit; here its writer is held to the partition's leader epoch (invariant 6).

@@ -39,6 +39,22 @@ pub enum Refusal {
     LeaderEpochUnknown { given: LeaderEpoch, current: LeaderEpoch },
     #[error("node {0} is not registered")]
     BrokerUnknown(NodeId),
+    #[error("broker epoch {given} of node {node_id} is not that of now, which is {current}")]
+    StaleBrokerEpoch { node_id: NodeId, given: u64, current: u64 },
+    #[error("leader epoch {given} is older than the partition's, which is {current}")]
+    FencedLeaderEpoch { given: LeaderEpoch, current: LeaderEpoch },
+    #[error("made against partition epoch {given}, the partition is at {current}")]
+    InvalidUpdateVersion { given: i32, current: i32 },
+    #[error("node {0} may not be in sync: it is fenced, or has restarted since it was seen")]
+    IneligibleReplica(NodeId),
+    #[error("Leader election not needed for topic partition.")]
+    ElectionNotNeeded,
+    #[error("The preferred leader was not available.")]
+    PreferredLeaderNotAvailable,
+    #[error("Eligible topic partition leaders are not available.")]
+    EligibleLeadersNotAvailable,
+    #[error("No partition reassignment is in progress.")]
+    NoReassignmentInProgress,
     #[error("{0}")]
     Manifest(#[from] manifest::Refusal),
 }
@@ -60,6 +76,14 @@ impl Refusal {
             Refusal::LeaderEpochUnknown { .. } => 75,
             Refusal::Manifest(manifest::Refusal::StaleEpoch { .. }) => 74,
             Refusal::BrokerUnknown(_) => 102,
+            Refusal::StaleBrokerEpoch { .. } => 77,
+            Refusal::FencedLeaderEpoch { .. } => 74,
+            Refusal::InvalidUpdateVersion { .. } => 95,
+            Refusal::IneligibleReplica(_) => 107,
+            Refusal::ElectionNotNeeded => 84,
+            Refusal::PreferredLeaderNotAvailable => 80,
+            Refusal::EligibleLeadersNotAvailable => 83,
+            Refusal::NoReassignmentInProgress => 85,
             Refusal::NotFormed | Refusal::AlreadyFormed | Refusal::Manifest(_) => -1,
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use highwater_model::topic_name::collision_key;
-use highwater_model::{LeaderEpoch, NodeId, TopicConfig, TopicId, TopicPartition};
+use highwater_model::{LeaderEpoch, NodeId, Offset, TopicConfig, TopicId, TopicPartition};
 use highwater_tiering::core::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -29,6 +29,11 @@ pub struct ClusterState {
     pub deleted: BTreeMap<TopicId, Arc<DeletedTopic>>,
     /// Every producer id below it has been handed out.
     pub producer_ids_end: i64,
+    /// Storage ids of the coordinators' data directories, recorded when the cluster was formed; empty in a
+    /// cluster of one node.
+    pub members: BTreeMap<NodeId, Uuid>,
+    /// Greatest epoch of any broker that was removed: a node id that comes back goes on above it.
+    pub removed_epochs_end: u64,
     /// Over all topics.
     pub partition_count: usize,
     /// Topics by name, with `.` written as `_`: names that collide cannot both be there.
@@ -47,6 +52,21 @@ pub struct Broker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rack: Option<String>,
     pub registered_at_ms: i64,
+    /// Its gRPC address, `HOST:PORT`; empty where unknown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub grpc: String,
+    /// Names its data directory; nil where unknown. Another one means that its logs are gone.
+    #[serde(default, skip_serializing_if = "Uuid::is_nil")]
+    pub storage: Uuid,
+    /// Its session has lapsed or it has stopped: it leads nothing and is in no in-sync set.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_fenced: bool,
+    /// When it was fenced, Unix ms; 0 while it is not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fenced_at_ms: i64,
+    /// It gives its replicas away and gets no new ones.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_draining: bool,
 }
 
 /// A topic.
@@ -77,8 +97,38 @@ pub struct Partition {
     pub partition_epoch: i32,
     /// The preferred leader first.
     pub replicas: Vec<NodeId>,
+    /// In-sync replicas, in the order of `replicas`; the voters of a raft partition. None of them is fenced,
+    /// but for voters.
     pub isr: Vec<NodeId>,
+    /// Eligible leader replicas (KIP-966): have all below the high watermark, which stands still while the
+    /// in-sync set is below `min.insync.replicas`. Disjoint from `isr`, in the order of `replicas`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elr: Vec<NodeId>,
+    /// Who led before nobody did. Leads again, even after an unclean stop, where `isr` and `elr` are empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_known_leader: Option<NodeId>,
+    /// Replicas that a reassignment (KIP-455) adds; part of `replicas`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adding: Vec<NodeId>,
+    /// Replicas that go when the reassignment is complete; part of `replicas`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removing: Vec<NodeId>,
+    /// The Raft group that replicates the partition; none under fetch replication. It follows the topic's
+    /// `highwater.replication` when the leader has brought the switch about (ADR 0014).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raft: Option<RaftGroup>,
     pub manifest: Arc<Manifest>,
+}
+
+/// Where the Raft group of a partition began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftGroup {
+    /// The leader epoch at its beginning; the group's terms are greater.
+    pub since_epoch: LeaderEpoch,
+    /// Every first voter had exactly the records below it, and they were committed.
+    pub start_offset: Offset,
+    /// The first voters.
+    pub voters: Vec<NodeId>,
 }
 
 /// A topic that was deleted, kept until its objects have been swept from the bucket.
@@ -127,7 +177,22 @@ impl ClusterState {
     }
 }
 
+impl Broker {
+    /// Whether it may lead and be in sync.
+    pub fn is_active(&self) -> bool {
+        debug_assert!(self.is_fenced || self.fenced_at_ms == 0, "a time of fencing only while fenced");
+        !self.is_fenced
+    }
+}
+
 impl Topic {
+    /// In-sync replicas that acks=all needs: `min.insync.replicas`, or all where there are fewer replicas.
+    pub fn min_isr(&self, partition: &Partition) -> usize {
+        debug_assert!(!partition.replicas.is_empty(), "a partition has a replica");
+        let wanted = usize::try_from(self.config.min_insync_replicas).unwrap_or(usize::MAX);
+        wanted.clamp(1, partition.replicas.len())
+    }
+
     pub fn partition(&self, partition: i32) -> Option<&Arc<Partition>> {
         self.partitions.get(usize::try_from(partition).ok()?)
     }
@@ -142,7 +207,20 @@ impl Partition {
             partition_epoch: 0,
             isr: replicas.clone(),
             replicas,
+            elr: Vec::new(),
+            last_known_leader: None,
+            adding: Vec::new(),
+            removing: Vec::new(),
+            raft: None,
             manifest: Arc::new(Manifest::new(0)),
         }
     }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }

@@ -10,17 +10,19 @@ use highwater_model::topic_config::ConfigError;
 use highwater_model::topic_name::collision_key;
 use highwater_model::{NodeId, TopicConfig, TopicId};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::check::StateBroken;
 use super::state::{Broker, ClusterState, DeletedTopic, Partition, Topic};
 
-/// Version of the stored state.
-pub const STATE_FORMAT: u32 = 1;
+/// Version of the stored state. 1: one node. 2: brokers may be fenced or drain, partitions have eligible leaders
+/// and reassignments, and the coordinators' storage ids are known.
+pub const STATE_FORMAT: u32 = 2;
 
 /// Why a stored state cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("state format {0} is newer than this program knows ({STATE_FORMAT})")]
+    #[error("state format {0} is not one that this program knows (1 to {STATE_FORMAT})")]
     Format(u32),
     #[error("topic {name}: {source}")]
     Config { name: String, source: ConfigError },
@@ -38,6 +40,10 @@ pub(super) struct StoredState {
     #[serde(default)]
     deleted: Vec<Arc<DeletedTopic>>,
     producer_ids_end: i64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    members: BTreeMap<NodeId, Uuid>,
+    #[serde(default)]
+    removed_epochs_end: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -72,6 +78,8 @@ impl From<ClusterState> for StoredState {
             version: state.version,
             brokers: state.brokers,
             producer_ids_end: state.producer_ids_end,
+            members: state.members,
+            removed_epochs_end: state.removed_epochs_end,
         }
     }
 }
@@ -80,7 +88,7 @@ impl TryFrom<StoredState> for ClusterState {
     type Error = LoadError;
 
     fn try_from(stored: StoredState) -> Result<ClusterState, LoadError> {
-        if stored.format != STATE_FORMAT {
+        if stored.format == 0 || stored.format > STATE_FORMAT {
             return Err(LoadError::Format(stored.format));
         }
         let mut state = ClusterState {
@@ -89,6 +97,8 @@ impl TryFrom<StoredState> for ClusterState {
             brokers: stored.brokers,
             deleted: stored.deleted.into_iter().map(|topic| (topic.id, topic)).collect(),
             producer_ids_end: stored.producer_ids_end,
+            members: stored.members,
+            removed_epochs_end: stored.removed_epochs_end,
             ..ClusterState::default()
         };
         let mut by_key = BTreeMap::new();

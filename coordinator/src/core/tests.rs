@@ -55,13 +55,13 @@ impl Notebook {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| words[at].parse::<i64>().expect("a number");
         match words[0] {
-            "form" => Command::FormCluster { cluster_id: words[1].into() },
+            "form" => Command::FormCluster { cluster_id: words[1].into(), members: BTreeMap::new() },
             "register" => Command::RegisterBroker(BrokerRegistration {
                 node_id: number(1) as NodeId,
                 incarnation: Uuid::from_u128(number(2) as u128),
                 host: format!("host-{}", words[1]),
                 port: 9092,
-                rack: None,
+                ..BrokerRegistration::default()
             }),
             "create" => Command::CreateTopic(self.parse_create(&words)),
             "delete" => Command::DeleteTopic { topic_id: self.id(words[1]) },
@@ -334,7 +334,7 @@ fn a_stored_state_that_breaks_a_rule_is_refused() {
     let good = serde_json::to_string(&notebook.state).expect("stored");
     serde_json::from_str::<ClusterState>(&good).expect("whole");
     for (from, to) in [
-        ("\"format\":1,\"cluster_id\"", "\"format\":2,\"cluster_id\""),
+        ("\"format\":2,\"cluster_id\"", "\"format\":3,\"cluster_id\""),
         ("\"isr\":[1]", "\"isr\":[2]"),
         ("\"leader_epoch\":0", "\"leader_epoch\":-1"),
         ("\"tiered_end\":0", "\"tiered_end\":-5"),

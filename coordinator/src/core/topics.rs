@@ -2,16 +2,24 @@
 //! the texts are those of Apache Kafka's `ReplicationControlManager`.
 
 use highwater_model::limits::{
-    DELETED_TOPICS_MAX, PARTITIONS_MAX, PARTITIONS_PER_REQUEST_MAX, PARTITIONS_PER_TOPIC_MAX, TOPICS_MAX,
+    DELETED_TOPICS_MAX, PARTITIONS_MAX, PARTITIONS_PER_REQUEST_MAX, PARTITIONS_PER_TOPIC_MAX, REPLICAS_MAX,
+    TOPICS_MAX,
 };
 use highwater_model::{NodeId, TopicConfig, TopicId, topic_name};
 
-use super::command::{Edit, NewTopic, Outcome, Reply, TopicCreated};
+use super::command::{NewTopic, Reply, TopicCreated};
+use super::edit::{Edit, Outcome};
+use super::placement::Placement;
 use super::refusal::Refusal;
-use super::state::ClusterState;
+use super::state::{Broker, ClusterState};
 
 impl ClusterState {
-    pub(super) fn decide_create_topic(&self, now_ms: i64, new: &NewTopic) -> Result<Outcome, Refusal> {
+    pub(super) fn decide_create_topic(
+        &self,
+        rules: u16,
+        now_ms: i64,
+        new: &NewTopic,
+    ) -> Result<Outcome, Refusal> {
         topic_name::validate(&new.name)?;
         match self.topic_colliding_with(&new.name) {
             Some(topic) if topic.name == new.name => {
@@ -28,14 +36,14 @@ impl ClusterState {
             return Err(Refusal::RequestInvalid("a topic needs an id of its own".into()));
         }
         let assignments = match new.assignments.is_empty() {
-            true => self.place_topic(new)?,
+            true => self.place_topic(rules, new)?,
             false => new.assignments.clone(),
         };
         self.check_room(0, assignments.len())?;
         if self.topics.len() >= TOPICS_MAX {
             return Err(Refusal::LimitReached(format!("at most {TOPICS_MAX} topics")));
         }
-        let replication_factor = self.check_assignments(&assignments, None)?;
+        let replication_factor = self.check_assignments(rules, &assignments, None)?;
         TopicConfig::from_overrides(&new.configs)?;
         let created = TopicCreated {
             topic_id: new.topic_id,
@@ -68,6 +76,7 @@ impl ClusterState {
 
     pub(super) fn decide_create_partitions(
         &self,
+        rules: u16,
         topic_id: TopicId,
         count: i32,
         assignments: &[Vec<NodeId>],
@@ -87,7 +96,7 @@ impl ClusterState {
         self.check_room(topic.partitions.len(), added)?;
         let factor = usize::try_from(topic.replication_factor).expect("at least 1");
         let assignments = match assignments.is_empty() {
-            true => self.place(topic_id, topic.partitions.len(), added, factor)?,
+            true => self.place(rules, topic_id, topic.partitions.len(), added, factor)?,
             false if assignments.len() != added => {
                 return Err(Refusal::AssignmentInvalid(format!(
                     "Attempted to add {added} additional partition(s), but only {} assignment(s) were specified.",
@@ -96,12 +105,12 @@ impl ClusterState {
             }
             false => assignments.to_vec(),
         };
-        self.check_assignments(&assignments, Some(topic.replication_factor))?;
+        self.check_assignments(rules, &assignments, Some(topic.replication_factor))?;
         assert_eq!(assignments.len(), added, "one assignment for each new partition");
         Ok(Outcome::one(Edit::PartitionsAdded { topic_id, assignments }, Reply::Done))
     }
 
-    fn place_topic(&self, new: &NewTopic) -> Result<Vec<Vec<NodeId>>, Refusal> {
+    fn place_topic(&self, rules: u16, new: &NewTopic) -> Result<Vec<Vec<NodeId>>, Refusal> {
         let Some(partitions) = usize::try_from(new.partitions).ok().filter(|count| *count > 0) else {
             let reason = "Number of partitions was set to an invalid non-positive value.";
             return Err(Refusal::PartitionsInvalid(reason.into()));
@@ -111,38 +120,56 @@ impl ClusterState {
             return Err(Refusal::ReplicationFactorInvalid(reason.into()));
         };
         self.check_room(0, partitions)?;
-        self.place(new.topic_id, 0, partitions, factor)
+        self.place(rules, new.topic_id, 0, partitions, factor)
     }
 
-    /// Replicas of `count` partitions from number `first` on: round the registered brokers, from a place that
-    /// depends on the topic, so that leaders spread.
+    /// Replicas of `count` partitions from number `first` on.
     fn place(
         &self,
+        rules: u16,
         topic_id: TopicId,
         first: usize,
         count: usize,
         factor: usize,
     ) -> Result<Vec<Vec<NodeId>>, Refusal> {
-        let nodes: Vec<NodeId> = self.brokers.keys().copied().collect();
-        if factor > nodes.len() {
+        if factor > self.brokers.len() {
             return Err(Refusal::ReplicationFactorInvalid(format!(
                 "Unable to replicate the partition {factor} time(s): The target replication factor of {factor} \
                  cannot be reached because only {} broker(s) are registered.",
-                nodes.len()
+                self.brokers.len()
             )));
         }
-        assert!(factor >= 1 && !nodes.is_empty());
+        if rules > 1 && !self.brokers.values().any(Broker::is_active) {
+            let reason = "Unable to place the partition: all brokers are fenced.";
+            return Err(Refusal::ReplicationFactorInvalid(reason.into()));
+        }
+        assert!(factor >= 1 && !self.brokers.is_empty());
+        let placed = match rules {
+            1 => self.place_round(topic_id, first, count, factor),
+            _ => Placement::new(self, topic_id).place(first, count, factor),
+        };
+        debug_assert!(placed.len() == count && placed.iter().all(|replicas| replicas.len() == factor));
+        Ok(placed)
+    }
+
+    /// As rules 1 placed: round the registered brokers, from a place that depends on the topic.
+    fn place_round(&self, topic_id: TopicId, first: usize, count: usize, factor: usize) -> Vec<Vec<NodeId>> {
+        let nodes: Vec<NodeId> = self.brokers.keys().copied().collect();
         let offset = usize::from(topic_id.0.as_bytes()[0]) * 256 + usize::from(topic_id.0.as_bytes()[1]);
         let replicas = |partition: usize| {
             (0..factor).map(|i| nodes[(offset + partition + i) % nodes.len()]).collect::<Vec<NodeId>>()
         };
-        let placed: Vec<Vec<NodeId>> = (first..first + count).map(replicas).collect();
-        debug_assert!(placed.iter().all(|replicas| replicas.len() == factor));
-        Ok(placed)
+        debug_assert!(factor <= nodes.len());
+        (first..first + count).map(replicas).collect()
     }
 
     /// Checks given or made assignments; returns their replication factor.
-    fn check_assignments(&self, assignments: &[Vec<NodeId>], factor: Option<i16>) -> Result<i16, Refusal> {
+    fn check_assignments(
+        &self,
+        rules: u16,
+        assignments: &[Vec<NodeId>],
+        factor: Option<i16>,
+    ) -> Result<i16, Refusal> {
         let first = assignments.first().expect("at least one partition");
         let expected = match factor {
             Some(factor) => usize::try_from(factor).expect("at least 1"),
@@ -151,6 +178,9 @@ impl ClusterState {
         let refuse = |reason: String| Err(Refusal::AssignmentInvalid(reason));
         if expected == 0 || expected > self.brokers.len().max(1) {
             return refuse("The manual partition assignment has an empty or too long replica list.".into());
+        }
+        if rules > 1 && expected > REPLICAS_MAX {
+            return refuse(format!("A partition has at most {REPLICAS_MAX} replicas."));
         }
         for replicas in assignments {
             if replicas.len() != expected {
@@ -167,6 +197,10 @@ impl ClusterState {
             }
             if replicas.iter().enumerate().any(|(i, node)| replicas[..i].contains(node)) {
                 return refuse("The manual partition assignment includes a broker more than once.".into());
+            }
+            let is_active = |node: &NodeId| self.brokers.get(node).is_some_and(Broker::is_active);
+            if rules > 1 && !replicas.iter().any(is_active) {
+                return refuse("All brokers of a partition in the manual assignment are fenced.".into());
             }
         }
         assert!(expected <= self.brokers.len(), "each replica is a broker of its own");

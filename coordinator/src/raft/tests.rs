@@ -283,7 +283,7 @@ fn entries_of_newer_rules_are_refused() {
 
 fn formed() -> ClusterState {
     let mut state = ClusterState::default();
-    let commands = vec![Command::FormCluster { cluster_id: "cluster".into() }];
+    let commands = vec![Command::FormCluster { cluster_id: "cluster".into(), members: Default::default() }];
     let answers = state.apply_batch(&Batch { rules: RULES_VERSION, at_ms: 0, commands });
     assert!(answers[0].is_ok());
     state
