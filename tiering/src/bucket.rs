@@ -86,8 +86,8 @@ pub trait Bucket: Send + Sync + fmt::Debug {
     /// Writes an object whose version must still be `seen` (none: must not exist). For mirrors only.
     async fn put_over(&self, key: &str, body: Bytes, seen: Option<&Tag>) -> Result<Tag, Fault>;
 
-    /// A small whole object and its version; refuses one over `bytes_max`.
-    async fn get(&self, key: &str, bytes_max: u64) -> Result<(Bytes, Tag), Fault>;
+    /// The first `bytes_max` bytes of an object, or all if it has fewer, and the version of the whole.
+    async fn get_start(&self, key: &str, bytes_max: u64) -> Result<(Bytes, Tag), Fault>;
 
     /// Exactly `range` of an object.
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, Fault>;

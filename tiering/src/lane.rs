@@ -232,8 +232,8 @@ impl Store {
         self.retried(&request, || self.shared.bucket.put_over(key, body.clone(), seen)).await
     }
 
-    /// A small whole object with its version.
-    pub async fn get(
+    /// The first `bytes_max` bytes of an object, or all if it has fewer, with the version of the whole.
+    pub async fn get_start(
         &self,
         lane: Lane,
         key: &str,
@@ -241,7 +241,7 @@ impl Store {
         deadline: Instant,
     ) -> Result<(Bytes, Tag), StoreError> {
         let request = Request { lane, kind: RequestKind::Get, key, sent: 0, received: bytes_max, deadline };
-        let got = self.retried(&request, || self.shared.bucket.get(key, bytes_max)).await?;
+        let got = self.retried(&request, || self.shared.bucket.get_start(key, bytes_max)).await?;
         self.lane(lane).counters.bytes_received.add(got.0.len() as u64);
         Ok(got)
     }

@@ -3,13 +3,15 @@
 //!
 //! A mirror is one JSON document per partition (docs/format.md, "Manifest mirror") that is overwritten only
 //! by a newer version: the write names the version of the content that it replaces (`If-Match`), and who
-//! finds a newer document leaves it. Changes of one document that come quickly are written once. A bucket
-//! that is away only makes mirrors late.
+//! finds a newer document leaves it. To find that out, only the first bytes of a document are read, so a
+//! document may be as large as what it tells of. Changes of one document that come quickly are written once.
+//! A bucket that is away only makes mirrors late.
 //!
 //! Must not be read by the running cluster: the truth is in Raft (invariant 9). What waits is one document
 //! per partition (invariant 16).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -17,9 +19,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use highwater_model::limits::{
-    MANIFEST_BYTES_MAX, MIRROR_ATTEMPTS_MAX, MIRROR_CONCURRENCY_MAX, MIRROR_DELAY_MS, OFFLOAD_STEP_MS_MAX,
+    MIRROR_ATTEMPTS_MAX, MIRROR_CONCURRENCY_MAX, MIRROR_DELAY_MS, MIRROR_HEAD_BYTES, OFFLOAD_STEP_MS_MAX,
+    STORE_BYTES_PER_S_MIN,
 };
 use highwater_model::{TopicId, TopicPartition};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -56,11 +60,59 @@ pub struct ClusterMirror {
     pub body: serde_json::Value,
 }
 
-/// The part of any mirror that tells which is newer.
-#[derive(Deserialize)]
-struct Versioned {
+/// What a document of the cluster says; put into words only when it is written.
+pub trait ClusterBody: fmt::Debug + Send + Sync {
+    /// The `body` of a [`ClusterMirror`], as JSON.
+    fn to_json(&self) -> Vec<u8>;
+}
+
+/// The fields of any mirror that stand first and tell which is newer.
+#[derive(Serialize)]
+struct Head<'a> {
     format: u8,
     version: u64,
+    cluster: &'a str,
+}
+
+/// Format and version of a mirror of which `start` is the beginning, if they stand there.
+fn versioned(start: &[u8]) -> Option<(u8, u64)> {
+    // No document ends in a digit: a number there may have been cut.
+    let digits = start.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let start = &start[..start.len() - digits];
+    let mut seen = (None, None);
+    // What follows is cut off or not looked at, so that this ends with an error even when it has found both.
+    let _ = Seen(&mut seen).deserialize(&mut serde_json::Deserializer::from_slice(start));
+    seen.0.zip(seen.1)
+}
+
+struct Seen<'a>(&'a mut (Option<u8>, Option<u64>));
+
+impl<'de> DeserializeSeed<'de> for Seen<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seen<'_> {
+    type Value = ();
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("a mirror")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while self.0.0.is_none() || self.0.1.is_none() {
+            match map.next_key::<&str>()? {
+                Some("format") => self.0.0 = Some(map.next_value()?),
+                Some("version") => self.0.1 = Some(map.next_value()?),
+                Some(_) => drop(map.next_value::<IgnoredAny>()?),
+                None => break,
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +124,7 @@ enum Document {
 #[derive(Clone, Debug)]
 enum Content {
     Manifest { topic: TopicRef, manifest: Arc<Manifest> },
-    Cluster { version: u64, body: serde_json::Value },
+    Cluster { version: u64, body: Arc<dyn ClusterBody> },
 }
 
 impl Content {
@@ -132,7 +184,7 @@ impl Mirror {
     }
 
     /// A document of the cluster has changed. `name` is a fixed one such as `topics`; `version` only grows.
-    pub fn note_cluster(&self, name: &str, version: u64, body: serde_json::Value) {
+    pub fn note_cluster(&self, name: &str, version: u64, body: Arc<dyn ClusterBody>) {
         self.enqueue(Document::Cluster(name.to_string()), Content::Cluster { version, body });
     }
 
@@ -208,9 +260,7 @@ impl Mirror {
                 (self.names.mirror(topic, tp.partition), serde_json::to_vec(&mirror))
             }
             (Document::Cluster(name), Content::Cluster { version, body }) => {
-                let mirror =
-                    ClusterMirror { format: MIRROR_FORMAT, version: *version, cluster, body: body.clone() };
-                (self.names.cluster_document(name), serde_json::to_vec(&mirror))
+                (self.names.cluster_document(name), cluster_mirror(*version, &cluster, &**body))
             }
             _ => unreachable!("`note` and `note_cluster` pair them"),
         };
@@ -220,7 +270,7 @@ impl Mirror {
     async fn write(&self, document: &Document, content: &Content) -> Result<(), StoreError> {
         let (key, body) = self.key_and_body(document, content);
         let version = content.version();
-        let deadline = deadline_in(OFFLOAD_STEP_MS_MAX);
+        let deadline = deadline_in(OFFLOAD_STEP_MS_MAX + body.len() as u64 * 1_000 / STORE_BYTES_PER_S_MIN);
         let known = self.state().written.get(document).map(|(_, tag)| tag.clone());
         // After a start nothing is known: most often the document is there and as new, and one look settles
         // it.
@@ -256,16 +306,15 @@ impl Mirror {
         version: u64,
         deadline: Instant,
     ) -> Result<Look, StoreError> {
-        let (there, tag) = match self.store.get(Lane::Housekeeping, key, MIRROR_BYTES_MAX, deadline).await {
+        let start = self.store.get_start(Lane::Housekeeping, key, MIRROR_HEAD_BYTES, deadline).await;
+        let (start, tag) = match start {
             Ok(found) => found,
             Err(e) if e.is_not_found() => return Ok(Look::Nothing),
             Err(e) => return Err(e),
         };
-        let stored: Option<Versioned> = serde_json::from_slice(&there).ok();
-        match stored.filter(|s| s.version >= version || s.format > MIRROR_FORMAT) {
-            Some(stored) => {
-                let as_new_as = stored.version.max(version);
-                self.state().written.insert(document.clone(), (as_new_as, tag));
+        match versioned(&start).filter(|(format, stored)| *stored >= version || *format > MIRROR_FORMAT) {
+            Some((_, stored)) => {
+                self.state().written.insert(document.clone(), (stored.max(version), tag));
                 Ok(Look::Newer)
             }
             None => Ok(Look::Older(tag)),
@@ -288,7 +337,15 @@ impl Mirror {
     }
 }
 
-const MIRROR_BYTES_MAX: u64 = MANIFEST_BYTES_MAX as u64;
+/// A [`ClusterMirror`] as JSON, without a tree of its body in memory.
+fn cluster_mirror(version: u64, cluster: &str, body: &dyn ClusterBody) -> Result<Vec<u8>, serde_json::Error> {
+    let mut json = serde_json::to_vec(&Head { format: MIRROR_FORMAT, version, cluster })?;
+    assert_eq!(json.pop(), Some(b'}'), "an object");
+    json.extend_from_slice(b",\"body\":");
+    json.extend(body.to_json());
+    json.push(b'}');
+    Ok(json)
+}
 
 #[cfg(test)]
 mod tests {
@@ -325,7 +382,7 @@ mod tests {
     async fn stored(b: &Bench) -> u64 {
         let key = b.mirror.names.mirror(&b.topic, 0);
         let (body, _) =
-            b.mirror.store.get(Lane::Read, &key, 10_000, deadline_in(1_000)).await.expect("there");
+            b.mirror.store.get_start(Lane::Read, &key, 10_000, deadline_in(1_000)).await.expect("there");
         serde_json::from_slice::<ManifestMirror>(&body).expect("a mirror").version
     }
 
@@ -349,6 +406,59 @@ mod tests {
         b.mirror.note(b.tp, &b.topic, &manifest(4));
         assert!(b.mirror.flush().await);
         assert_eq!(stored(&b).await, 5);
+    }
+
+    /// So many topics with a line for each.
+    #[derive(Debug)]
+    struct Topics(usize);
+
+    impl ClusterBody for Topics {
+        fn to_json(&self) -> Vec<u8> {
+            let topics: Vec<_> = (0..self.0)
+                .map(|i| serde_json::json!({"name": format!("topic-{i}"), "settings": {"retention.ms": "1"}}))
+                .collect();
+            serde_json::to_vec(&serde_json::json!({"format": 1, "topics": topics})).expect("plain")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_document_of_many_topics_is_written_over_by_who_knows_nothing_of_it() {
+        let bucket: Arc<MemoryBucket> = Arc::default();
+        let key = "c/_cluster/topics.json";
+        let stored = async |b: &Bench| {
+            let (body, _) =
+                b.mirror.store.get_start(Lane::Read, key, u64::MAX, deadline_in(1_000)).await.expect("there");
+            let mirror: ClusterMirror = serde_json::from_slice(&body).expect("a mirror");
+            let topics = mirror.body["topics"].as_array().expect("a list").len();
+            (mirror.version, mirror.cluster, topics, body.len())
+        };
+        // Each time another process, so that what is there has to be looked at.
+        for (version, topics, kept) in
+            [(3, 20_000, (3, 20_000)), (2, 5, (3, 20_000)), (4, 20_001, (4, 20_001))]
+        {
+            let b = bench(bucket.clone());
+            b.mirror.note_cluster("topics", version, Arc::new(Topics(topics)));
+            assert!(b.mirror.flush().await, "{version}");
+            let (version, cluster, topics, bytes) = stored(&b).await;
+            assert_eq!(((version, topics), cluster.as_str()), (kept, "c"));
+            assert!(bytes > 1024 * 1024, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_read_from_the_first_bytes() {
+        let body = cluster_mirror(7, "c", &Topics(1_000)).expect("plain");
+        for end in [40, 1_000, body.len()] {
+            assert_eq!(versioned(&body[..end]), Some((1, 7)), "{end}");
+        }
+        assert_eq!(versioned(br#"{ "cluster": "c", "version": 12, "format": 2, "bo"#), Some((2, 12)));
+        for cut in
+            [&b""[..], b"[1", b"{", br#"{"format":1,"#, br#"{"format":1,"version":"x"}"#, br#"{"version":1}"#]
+        {
+            assert_eq!(versioned(cut), None, "{}", cut.escape_ascii());
+        }
+        // A number that is cut off is not taken for a whole one.
+        assert_eq!(versioned(br#"{"format":1,"version":12"#), None);
     }
 
     #[tokio::test]

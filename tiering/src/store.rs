@@ -27,8 +27,8 @@ use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, Error, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
-    UpdateVersion,
+    ClientOptions, Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    RetryConfig, UpdateVersion,
 };
 use tokio::sync::Mutex;
 
@@ -194,13 +194,20 @@ impl Bucket for ObjectBucket {
         self.put(&path, body.into(), PutMode::Update(version)).await
     }
 
-    async fn get(&self, key: &str, bytes_max: u64) -> Result<(Bytes, Tag), Fault> {
-        let got = self.store.get_opts(&self.path(key)?, GetOptions::default()).await.map_err(fault)?;
-        let size = got.meta.size;
-        if size > bytes_max {
-            return Err(Fault::new(FaultKind::Other, format!("{key} has {size} bytes, over {bytes_max}")));
-        }
-        let tag = Tag(got.meta.e_tag.clone().unwrap_or_default());
+    async fn get_start(&self, key: &str, bytes_max: u64) -> Result<(Bytes, Tag), Fault> {
+        let path = self.path(key)?;
+        let tag = |meta: &ObjectMeta| Tag(meta.e_tag.clone().unwrap_or_default());
+        let options = GetOptions { range: Some((0..bytes_max).into()), ..GetOptions::default() };
+        let got = match self.store.get_opts(&path, options).await {
+            Ok(got) => got,
+            Err(e @ Error::NotFound { .. }) => return Err(fault(e)),
+            // Of an empty object there is no range.
+            Err(e) => match self.store.head(&path).await {
+                Ok(meta) if meta.size == 0 => return Ok((Bytes::new(), tag(&meta))),
+                _ => return Err(fault(e)),
+            },
+        };
+        let (tag, size) = (tag(&got.meta), bytes_max.min(got.meta.size));
         let body = got.bytes().await.map_err(fault)?;
         if body.len() as u64 != size {
             return Err(Fault::new(FaultKind::Truncated, format!("{key}: {} of {size} bytes", body.len())));

@@ -4,13 +4,15 @@
 //! One at a time. Opening and removing files happens on blocking threads. A directory whose topic the
 //! coordinator does not know is left alone and reported: it may be all that is left of a lost control plane.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use highwater_coordinator::core::{ClusterState, Topic as TopicRecord};
 use highwater_model::{TopicId, TopicPartition};
 use highwater_tiering::core::names::TopicRef;
+use highwater_tiering::mirror::ClusterBody;
+use serde::Serialize;
 
 use super::open::{OpenError, in_parallel, log_settings, open_partition, topic_dir, topics_dir};
 use super::registry::{Slot, Topic, View};
@@ -159,20 +161,43 @@ fn take_over(partition: &Partition, record: &TopicRecord, index: i32) {
 }
 
 /// The topics and their settings go to the bucket: with the manifests' mirrors they are what a restore needs.
-fn mirror_topics(node: &Node, state: &ClusterState) {
-    let topics = state.topics.values().map(|topic| {
-        serde_json::json!({
-            "id": topic.id,
-            "name": topic.name,
-            "partitions": topic.partitions.len(),
-            "replication_factor": topic.replication_factor,
-            "created_at_ms": topic.created_at_ms,
-            "settings": topic.overrides,
-        })
-    });
-    let topics: Vec<serde_json::Value> = topics.collect();
-    let body = serde_json::json!({ "format": TOPICS_FORMAT, "topics": topics });
-    node.mirror.note_cluster("topics", state.version, body);
+fn mirror_topics(node: &Node, state: &Arc<ClusterState>) {
+    node.mirror.note_cluster("topics", state.version, Arc::new(TopicsDocument(state.clone())));
+}
+
+/// What `_cluster/topics.json` says (docs/format.md).
+#[derive(Debug)]
+struct TopicsDocument(Arc<ClusterState>);
+
+impl ClusterBody for TopicsDocument {
+    fn to_json(&self) -> Vec<u8> {
+        let topics = self.0.topics.values().map(|topic| TopicEntry {
+            id: topic.id,
+            name: &topic.name,
+            partitions: topic.partitions.len(),
+            replication_factor: topic.replication_factor,
+            created_at_ms: topic.created_at_ms,
+            settings: &topic.overrides,
+        });
+        let document = TopicsBody { format: TOPICS_FORMAT, topics: topics.collect() };
+        serde_json::to_vec(&document).expect("text keys only")
+    }
+}
+
+#[derive(Serialize)]
+struct TopicsBody<'a> {
+    format: u8,
+    topics: Vec<TopicEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct TopicEntry<'a> {
+    id: TopicId,
+    name: &'a str,
+    partitions: usize,
+    replication_factor: i16,
+    created_at_ms: i64,
+    settings: &'a BTreeMap<String, String>,
 }
 
 /// At start: what the bucket has of topics and manifests may be older than what the coordinator has, if the

@@ -27,7 +27,7 @@ async fn an_object_is_never_written_twice() {
     assert_eq!(put("two").await, Err(StoreError::Conflict { key: "k".into() }));
     bucket.trouble(Op::Put, Trouble::Refused(FaultKind::Interrupted), 1);
     assert_eq!(put("one").await, Ok(()), "and here its own");
-    let (there, _) = s.get(Lane::Read, "k", 10, deadline_in(1_000)).await.expect("there");
+    let (there, _) = s.get_start(Lane::Read, "k", 10, deadline_in(1_000)).await.expect("there");
     assert_eq!(there, "one");
 }
 

@@ -66,9 +66,12 @@ async fn a_mirror_is_overwritten_only_by_who_knows_it() {
     assert!(put("2", None).await.expect_err("there").is_changed());
     let second = put("22", Some(first.clone())).await.expect("known");
     assert!(put("3", Some(first)).await.expect_err("stale").is_changed());
-    let (there, tag) = s.get(Lane::Read, "c/m", 10, soon()).await.expect("there");
-    assert_eq!((there, tag), (Bytes::from_static(b"22"), second));
-    assert!(s.get(Lane::Read, "c/m", 1, soon()).await.is_err(), "larger than the caller takes");
+    let start = |bytes: u64| s.get_start(Lane::Read, "c/m", bytes, soon());
+    assert_eq!(start(10).await, Ok((Bytes::from_static(b"22"), second.clone())));
+    assert_eq!(start(1).await, Ok((Bytes::from_static(b"2"), second.clone())), "no more than is asked for");
+    let empty = put("", Some(second)).await.expect("known");
+    assert_eq!(start(10).await, Ok((Bytes::new(), empty)));
+    assert!(s.get_start(Lane::Read, "c/none", 10, soon()).await.expect_err("none").is_not_found());
 }
 
 #[test]
