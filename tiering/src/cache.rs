@@ -1,4 +1,5 @@
-//! What was read from the bucket and may be read again: footers, row groups as fetched, batches as rebuilt.
+//! What was read from the bucket and may be read again: footers, row groups as fetched, their first columns
+//! for lookups by time, batches as rebuilt.
 //! Bounded by bytes, one load per thing at a time however many ask for it, and admission by frequency so that
 //! a long replay does not push out what many readers share.
 //!
@@ -30,10 +31,15 @@ pub struct Chunk {
 pub type GroupKey = (Uuid, u32);
 
 /// The caches. `bytes` in [`TierCache::new`] bounds all of them together.
+///
+/// Every load is followed by the cache's own housekeeping: left to itself it evicts and turns away after 64
+/// loads or 0.3 s, and until then holds what was loaded beside its capacity: dozens of MiB in a replay.
 #[derive(Clone, Debug)]
 pub struct TierCache {
     indexes: Cache<Uuid, Arc<ObjectIndex>>,
     groups: Cache<GroupKey, Bytes>,
+    /// First bytes of row groups that are not there as a whole.
+    times: Cache<GroupKey, Bytes>,
     chunks: Cache<(Uuid, Offset, usize), Arc<Chunk>>,
     counters: Arc<ReadCounters>,
     capacity: u64,
@@ -62,14 +68,16 @@ impl TierCache {
             .weigher(|_, index: &Arc<ObjectIndex>| weight(index.memory_bytes()))
             .build();
         let groups = Cache::builder()
-            .max_capacity(bytes / 10 * 7)
+            .max_capacity(bytes / 20 * 13)
             .weigher(|_, group: &Bytes| weight(group.len()))
             .build();
+        let times =
+            Cache::builder().max_capacity(bytes / 20).weigher(|_, times: &Bytes| weight(times.len())).build();
         let chunks = Cache::builder()
             .max_capacity(bytes / 10 * 2)
             .weigher(|_, chunk: &Arc<Chunk>| weight(chunk.bytes.len()))
             .build();
-        TierCache { indexes, groups, chunks, counters, capacity: bytes }
+        TierCache { indexes, groups, times, chunks, counters, capacity: bytes }
     }
 
     /// An object's index; loads it once however many ask.
@@ -87,6 +95,9 @@ impl TierCache {
             load.await
         };
         let got = self.indexes.try_get_with(upload_id, counted).await;
+        if loaded {
+            self.indexes.run_pending_tasks().await;
+        }
         if loaded { &self.counters.index_loads } else { &self.counters.index_hits }.add(1);
         got
     }
@@ -110,8 +121,28 @@ impl TierCache {
             load.await
         };
         let got = self.groups.try_get_with(key, counted).await;
+        if loaded {
+            self.groups.run_pending_tasks().await;
+        }
         if loaded { &self.counters.group_loads } else { &self.counters.group_joined }.add(1);
         got
+    }
+
+    /// What a lookup by time needs of a row group: all of it, if it is here, else its first bytes; loads those
+    /// once however many ask.
+    pub async fn times<E>(
+        &self,
+        key: GroupKey,
+        load: impl Future<Output = Result<Bytes, E>>,
+    ) -> Result<Bytes, Arc<E>>
+    where
+        E: Send + Sync + 'static,
+    {
+        if let Some(hit) = self.groups.get(&key).await {
+            self.counters.group_hits.add(1);
+            return Ok(hit);
+        }
+        self.times.try_get_with(key, load).await
     }
 
     /// Batches from an offset on, within a budget; rebuilds them once however many ask with the same budget.
@@ -123,12 +154,22 @@ impl TierCache {
     where
         E: Send + Sync + 'static,
     {
-        self.chunks.try_get_with(key, load).await
+        let mut loaded = false;
+        let counted = async {
+            loaded = true;
+            load.await
+        };
+        let got = self.chunks.try_get_with(key, counted).await;
+        if loaded {
+            self.chunks.run_pending_tasks().await;
+        }
+        got
     }
 
     /// Drops a row group whose bytes turned out to be damaged, so that the next read fetches it again.
     pub async fn drop_group(&self, key: GroupKey) {
         self.groups.invalidate(&key).await;
+        self.times.invalidate(&key).await;
     }
 
     pub async fn drop_index(&self, upload_id: Uuid) {
@@ -138,7 +179,7 @@ impl TierCache {
     pub fn snapshot(&self) -> CacheSnapshot {
         CacheSnapshot {
             capacity_bytes: self.capacity,
-            group_bytes: self.groups.weighted_size(),
+            group_bytes: self.groups.weighted_size() + self.times.weighted_size(),
             groups: self.groups.entry_count(),
             index_bytes: self.indexes.weighted_size(),
             indexes: self.indexes.entry_count(),

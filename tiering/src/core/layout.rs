@@ -228,6 +228,15 @@ impl RowGroupInfo {
         start..start + self.stripes[stripe].tail_bytes() as usize
     }
 
+    /// How many of the row group's first bytes a lookup by time needs: offsets and timestamps, which come
+    /// first; all of them if there are timestamps behind the columns.
+    pub fn lookup_bytes(&self) -> u64 {
+        let has_tail = self.stripes.iter().any(|s| s.tail_bytes() > 0);
+        let first_columns = self.column_bytes(COLUMN_OFFSET) + self.column_bytes(COLUMN_TIMESTAMP);
+        assert!(first_columns <= self.length, "columns lie inside the row group");
+        if has_tail { self.length } else { first_columns }
+    }
+
     /// Bytes of one column chunk.
     pub fn column_bytes(&self, column: usize) -> u64 {
         debug_assert!(column < COLUMNS, "column {column}");

@@ -85,7 +85,8 @@ impl Rebuilder {
     }
 
     /// The first record of the row group with a timestamp of at least `timestamp` (Unix milliseconds) and an
-    /// offset of at least `from_offset`. Decodes offsets and timestamps only.
+    /// offset of at least `from_offset`. Decodes offsets and timestamps only. `raw` is all of the row group, or
+    /// its first [`RowGroupInfo::lookup_bytes`].
     ///
     /// # Errors
     /// When `raw` is not what was sealed.
@@ -97,7 +98,10 @@ impl Rebuilder {
         timestamp: i64,
         from_offset: Offset,
     ) -> Result<Option<TimestampHit>, ObjectError> {
-        let group = row_group_of(index, row_group, raw)?;
+        let group = match index.row_groups.get(row_group) {
+            Some(group) if raw.len() as u64 == group.lookup_bytes() => group,
+            _ => row_group_of(index, row_group, raw)?,
+        };
         for (number, stripe) in group.stripes.iter().enumerate() {
             if stripe.max_timestamp < timestamp || stripe.end <= from_offset {
                 continue;

@@ -217,7 +217,7 @@ pub struct StripeSource<'a> {
     pub group: &'a RowGroupInfo,
     pub stripe: usize,
     pub compression: Compression,
-    /// All of the row group.
+    /// All of the row group; its first [`RowGroupInfo::lookup_bytes`] are enough for `decode_places`.
     pub raw: &'a [u8],
 }
 

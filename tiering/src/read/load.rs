@@ -16,7 +16,7 @@ use crate::core::manifest::{Manifest, ObjectEntry};
 use crate::core::names::Names;
 use crate::lane::Store;
 use crate::metrics::ReadCounters;
-use crate::object::{ObjectIndex, Rebuilder, Rebuilt, cover_gap};
+use crate::object::{ObjectIndex, Rebuilder, Rebuilt, TimestampHit, cover_gap};
 use crate::pages::{PageScope, Pages};
 
 /// Budgets count in this unit, so that they fit a semaphore.
@@ -123,12 +123,29 @@ impl Loader {
             let length = place.index.row_groups[group].length as usize;
             let units = units(length, self.demand_units);
             let _memory = permit(&self.demand, units, scope.deadline).await?;
-            self.fetch(scope, place, group).await
+            self.fetch(scope, place, group, length as u64).await
         };
         patient(&began, scope.deadline, || self.cache.group(group_key(place, group), load())).await
     }
 
-    /// The same for a reader that is not there yet; the caller has the memory for it.
+    /// What a lookup by time needs of a row group, most often a small part of it.
+    async fn times(&self, scope: &Scope, place: &Place, group: usize) -> Result<Bytes, TierError> {
+        let info = &place.index.row_groups[group];
+        let bytes = info.lookup_bytes();
+        if bytes == info.length {
+            return self.group(scope, place, group).await;
+        }
+        let began = AtomicBool::new(false);
+        let load = || async {
+            began.store(true, Relaxed);
+            let units = units(bytes as usize, self.demand_units);
+            let _memory = permit(&self.demand, units, scope.deadline).await?;
+            self.fetch(scope, place, group, bytes).await
+        };
+        patient(&began, scope.deadline, || self.cache.times(group_key(place, group), load())).await
+    }
+
+    /// As [`Loader::group`] for a reader that is not there yet; the caller has the memory for it.
     pub(super) async fn group_ahead(
         &self,
         scope: &Scope,
@@ -139,14 +156,21 @@ impl Loader {
         let began = AtomicBool::new(false);
         let load = || async {
             began.store(true, Relaxed);
-            self.fetch(scope, place, group).await
+            self.fetch(scope, place, group, place.index.row_groups[group].length).await
         };
         patient(&began, scope.deadline, || self.cache.group(group_key(place, group), load())).await
     }
 
-    async fn fetch(&self, scope: &Scope, place: &Place, group: usize) -> Result<Bytes, TierError> {
-        let info = &place.index.row_groups[group];
-        let range = info.position..info.position + info.length;
+    /// The first `bytes` of a row group.
+    async fn fetch(
+        &self,
+        scope: &Scope,
+        place: &Place,
+        group: usize,
+        bytes: u64,
+    ) -> Result<Bytes, TierError> {
+        let position = place.index.row_groups[group].position;
+        let range = position..position + bytes;
         let key = self.key(scope, &place.entry);
         Ok(self.store.get_range(Lane::Read, &key, range, scope.deadline).await?)
     }
@@ -258,25 +282,44 @@ impl Loader {
                 if info.end_offset <= from || info.max_timestamp < timestamp {
                     continue;
                 }
-                let raw = self.group(scope, &place, group).await?;
-                let index = place.index.clone();
-                let found = self
-                    .with_rebuilder(scope.deadline, move |rebuilder| {
-                        rebuilder.find_timestamp(&index, group, &raw, timestamp, from)
-                    })
-                    .await?;
-                let found = found.map_err(|e| TierError::Damaged {
-                    key: self.key(scope, &place.entry),
-                    offset: from,
-                    what: e.to_string(),
-                })?;
-                if let Some(hit) = found {
+                if let Some(hit) = self.find_in_group(scope, &place, group, timestamp, from).await? {
                     let leader_epoch = place.index.epoch_at(hit.offset);
                     return Ok(Some(Hit { offset: hit.offset, timestamp: hit.timestamp, leader_epoch }));
                 }
             }
             // An object whose only such records lie below log_start.
             from = from.max(place.entry.end);
+        }
+    }
+
+    /// The first record of a row group that is late enough. Damaged bytes are fetched anew once.
+    async fn find_in_group(
+        &self,
+        scope: &Scope,
+        place: &Place,
+        group: usize,
+        timestamp: i64,
+        from: Offset,
+    ) -> Result<Option<TimestampHit>, TierError> {
+        let mut is_first = true;
+        loop {
+            let raw = self.times(scope, place, group).await?;
+            let index = place.index.clone();
+            let found = self
+                .with_rebuilder(scope.deadline, move |rebuilder| {
+                    rebuilder.find_timestamp(&index, group, &raw, timestamp, from)
+                })
+                .await?;
+            let error = match found {
+                Ok(hit) => return Ok(hit),
+                Err(error) => error,
+            };
+            self.counters.corrupt.add(1);
+            self.cache.drop_group(group_key(place, group)).await;
+            if !std::mem::take(&mut is_first) {
+                let key = self.key(scope, &place.entry);
+                return Err(TierError::Damaged { key, offset: from, what: error.to_string() });
+            }
         }
     }
 }

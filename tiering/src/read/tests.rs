@@ -179,6 +179,40 @@ async fn times_are_found_exactly() {
     assert_eq!(find(at(6_100)).await, Ok(None));
 }
 
+#[tokio::test]
+async fn a_lookup_by_time_fetches_offsets_and_timestamps_alone() {
+    let t = filled(8_000).await;
+    let m = t.manifest();
+    let find = |timestamp| t.reader.offset_for_timestamp(t.tp, "flights", &m, timestamp, deadline_in(5_000));
+    let at = |offset: i64| 1_700_000_000_000 + offset * 1_000;
+    let received = || -> u64 { t.store.snapshot().iter().map(|lane| lane.bytes_received).sum() };
+    let entry = &m.entries[1];
+    assert_eq!(find(at(41)).await.expect("looked up").map(|h| h.offset), Some(41));
+    let (before, calls) = (received(), t.bucket.calls(Op::Get));
+    for offset in [42, 1_000, 1_500] {
+        assert_eq!(find(at(offset)).await.expect("looked up").map(|h| h.offset), Some(offset));
+    }
+    assert_eq!((received(), t.bucket.calls(Op::Get)), (before, calls), "one row group, looked at before");
+    assert_eq!(find(at(5_990)).await.expect("looked up").map(|h| h.offset), Some(5_990));
+    assert_eq!(t.bucket.calls(Op::Get) - calls, 1, "the last row group of the same object");
+    let group = entry.bytes / 3;
+    assert!(received() - before < group / 10, "{} bytes of {group}", received() - before);
+    // Damage is met, fetched again, and then told.
+    let key = t.names.object(&t.topic, 0, entry);
+    t.bucket.corrupt(&key, |bytes| {
+        let third = bytes.len() / 3;
+        bytes[third..2 * third].fill(0xa5);
+    });
+    let error = find(at(3_000)).await.expect_err("damaged");
+    assert!(matches!(&error, TierError::Damaged { key: k, .. } if *k == key), "{error}");
+    assert_eq!(t.reader.counters().snapshot().corrupt, 2);
+    // A row group that is here as a whole serves lookups too.
+    t.read(6_000, 1 << 20).await.expect("readable");
+    let calls = t.bucket.calls(Op::Get);
+    assert_eq!(find(at(6_050)).await.expect("looked up").map(|h| h.offset), Some(6_050));
+    assert_eq!(t.bucket.calls(Op::Get), calls);
+}
+
 /// Several readers of a long log, a cache far too small for it: all get everything.
 #[tokio::test]
 async fn readers_do_not_starve_each_other() {

@@ -4,7 +4,7 @@
 use highwater_wire::Batches;
 
 use super::support::*;
-use crate::object::{AbortedRange, ObjectIndex, Rebuilder, TimestampHit, cover_gap};
+use crate::object::{AbortedRange, ObjectError, ObjectIndex, Rebuilder, TimestampHit, cover_gap};
 
 fn plain(range: std::ops::Range<i64>) -> BatchOf {
     BatchOf::new(range.map(|n| record(n, 1000 + n, Some(b"k"), Some(b"value"))).collect())
@@ -103,9 +103,16 @@ fn successive_reads_of_a_mebibyte_decode_each_stripe_once() {
     }
 }
 
+/// With every so many-th record without a timestamp; if those are many, they stand behind the columns.
 #[test]
 fn lookups_by_time_are_exact() {
-    let time = |n: i64| if n % 7 == 0 { -1 } else { 1_000_000 + (n / 10) * 10 - (n % 3) };
+    for untimed in [7, 6_000] {
+        lookups_are_exact(untimed);
+    }
+}
+
+fn lookups_are_exact(untimed: i64) {
+    let time = |n: i64| if n % untimed == 0 { -1 } else { 1_000_000 + (n / 10) * 10 - (n % 3) };
     let value = vec![b'v'; 4000];
     let batches: Vec<BatchOf> = (0..600)
         .map(|b| {
@@ -119,7 +126,14 @@ fn lookups_by_time_are_exact() {
         let first = index.row_group_for_timestamp(timestamp)?;
         (first..index.row_groups.len()).find_map(|number| {
             let raw = row_group(index, &bytes, number);
-            rebuilder.find_timestamp(index, number, raw, timestamp, 0).expect("reads")
+            let found = rebuilder.find_timestamp(index, number, raw, timestamp, 0).expect("reads");
+            let start = &raw[..index.row_groups[number].lookup_bytes() as usize];
+            assert!(start.len() == raw.len() || untimed > 7, "all of it, where timestamps lie behind");
+            assert!(start.len() < raw.len() || untimed == 7, "{} of {}", start.len(), raw.len());
+            assert_eq!(rebuilder.find_timestamp(index, number, start, timestamp, 0), Ok(found));
+            let less = rebuilder.find_timestamp(index, number, &start[1..], timestamp, 0);
+            assert!(matches!(less, Err(ObjectError::Length { .. })), "{less:?}");
+            found
         })
     };
     for timestamp in
