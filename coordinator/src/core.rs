@@ -8,27 +8,33 @@
 //! commands). Invariants: 6 (leader epochs and generations only grow), 9 and 11 (manifests), 13, 17.
 
 mod apply;
+mod balance;
 mod brokers;
 mod check;
 mod command;
 mod configs;
 mod decide;
+mod delta;
 mod draft;
 mod edit;
 mod partitions;
 mod placement;
 mod raft_groups;
 mod refusal;
+mod sessions;
 mod state;
 mod stored;
 mod topics;
 
+pub use balance::{BalanceSettings, BrokerReport, BrokerShare, Loads, PartitionReport, plan_moves, shares};
 pub use check::StateBroken;
 pub use command::{
     AlterPartition, Batch, BrokerRegistration, Command, ConfigOp, ConfigOpKind, ElectionKind, IsrMember,
     NewTopic, RULES_VERSION, RaftLeader, Reply, TopicCreated,
 };
+pub use delta::{DeltaError, StateDelta};
 pub use refusal::Refusal;
+pub use sessions::{SessionEffect, SessionEvent, SessionTimes, Sessions};
 pub use state::{Broker, ClusterState, DeletedTopic, Partition, RaftGroup, Topic};
 pub use stored::{LoadError, STATE_FORMAT};
 

@@ -114,7 +114,10 @@ impl ClusterState {
             let slot = self.topic_mut(tp.topic_id).partitions.get_mut(number).expect("decide found it");
             assert!(slot.leader_epoch <= next.leader_epoch, "leader epochs only grow (invariant 6)");
             assert_eq!(slot.partition_epoch + 1, next.partition_epoch, "decided on this very partition");
-            debug_assert_eq!(slot.manifest.version, next.manifest.version, "manifests are edited by themselves");
+            debug_assert_eq!(
+                slot.manifest.version, next.manifest.version,
+                "manifests are edited by themselves"
+            );
             *slot = Arc::new(next.clone());
         }
     }

@@ -1,14 +1,14 @@
 //! Judging the life of a broker: it registers, is fenced or stops, drains, and is removed (ADR 0012). Each of
 //! these says in the same decision what becomes of the partitions that it leads or follows.
 
-use highwater_model::limits::{BROKERS_MAX, HOST_BYTES_MAX};
-use highwater_model::{NodeId, TopicPartition};
-use uuid::Uuid;
 use super::command::{BrokerRegistration, Reply};
 use super::draft::{Brokers, Draft};
 use super::edit::{Edit, Outcome, PartitionChange};
 use super::refusal::Refusal;
 use super::state::{Broker, ClusterState, Partition, Topic};
+use highwater_model::limits::{BROKERS_MAX, HOST_BYTES_MAX};
+use highwater_model::{NodeId, TopicPartition};
+use uuid::Uuid;
 
 /// What a registration says about the logs of the process before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,10 @@ impl ClusterState {
     ///
     /// `rules` are those of the entry that carries the command ([`super::RULES_VERSION`] for a new one).
     pub(crate) fn decide(&self, rules: u16, now_ms: i64, command: &Command) -> Result<Outcome, Refusal> {
-        assert!((1..=RULES_VERSION).contains(&rules), "entries of other rules are refused when they are read");
+        assert!(
+            (1..=RULES_VERSION).contains(&rules),
+            "entries of other rules are refused when they are read"
+        );
         if let Command::FormCluster { cluster_id, members } = command {
             return self.decide_form(cluster_id, members);
         }
@@ -30,7 +33,8 @@ impl ClusterState {
         match command {
             Command::FormCluster { .. } => unreachable!("judged above"),
             Command::RegisterBroker(registration) => self.decide_register(rules, now_ms, registration),
-            Command::FenceBroker { node_id, broker_epoch } | Command::StopBroker { node_id, broker_epoch } => {
+            Command::FenceBroker { node_id, broker_epoch }
+            | Command::StopBroker { node_id, broker_epoch } => {
                 self.decide_fence(now_ms, *node_id, *broker_epoch)
             }
             Command::DrainBroker { node_id, is_draining } => self.decide_drain(*node_id, *is_draining),
@@ -66,7 +70,8 @@ impl ClusterState {
             return Err(Refusal::RequestInvalid("a cluster id is 1 to 64 of [a-zA-Z0-9_-]".into()));
         }
         if members.len() > COORDINATORS_MAX || members.values().any(Uuid::is_nil) {
-            let reason = format!("a cluster has at most {COORDINATORS_MAX} coordinators, each with a storage id");
+            let reason =
+                format!("a cluster has at most {COORDINATORS_MAX} coordinators, each with a storage id");
             return Err(Refusal::RequestInvalid(reason));
         }
         let (cluster_id, members) = (cluster_id.to_owned(), members.clone());

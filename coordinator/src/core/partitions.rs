@@ -22,9 +22,8 @@ impl ClusterState {
         }
         check_partition_epoch(partition, alter.partition_epoch)?;
         let isr: Vec<NodeId> = alter.isr.iter().map(|member| member.node_id).collect();
-        let is_legal = |(i, node): (usize, &NodeId)| {
-            partition.replicas.contains(node) && !isr[..i].contains(node)
-        };
+        let is_legal =
+            |(i, node): (usize, &NodeId)| partition.replicas.contains(node) && !isr[..i].contains(node);
         if !isr.iter().enumerate().all(is_legal) || !isr.contains(&alter.node_id) {
             let reason = "an in-sync set has the leader and other replicas, each once";
             return Err(Refusal::RequestInvalid(reason.into()));
@@ -55,7 +54,9 @@ impl ClusterState {
         let preferred = partition.replicas.first().copied();
         let mut draft = Draft::new(&topic.config, tp, partition);
         let unavailable = match kind {
-            ElectionKind::Preferred if partition.leader == preferred => return Err(Refusal::ElectionNotNeeded),
+            ElectionKind::Preferred if partition.leader == preferred => {
+                return Err(Refusal::ElectionNotNeeded);
+            }
             ElectionKind::Unclean if partition.leader.is_some() => return Err(Refusal::ElectionNotNeeded),
             ElectionKind::Preferred => {
                 draft.elect(Election::Preferred);

@@ -2,8 +2,8 @@
 //! between fetch and raft replication (ADR 0012 and 0014). The group decides; the control plane follows it,
 //! and only ever forward.
 
-use highwater_model::topic_config::Replication;
 use highwater_model::NodeId;
+use highwater_model::topic_config::Replication;
 
 use super::command::{Command, RaftLeader, Reply};
 use super::draft::{Brokers, Draft};

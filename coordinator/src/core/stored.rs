@@ -46,8 +46,9 @@ pub(super) struct StoredState {
     removed_epochs_end: u64,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
-struct StoredTopic {
+/// A topic without what is derived from the rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct StoredTopic {
     id: TopicId,
     name: String,
     replication_factor: i16,
@@ -58,9 +59,16 @@ struct StoredTopic {
     partitions: Vec<Arc<Partition>>,
 }
 
-impl From<ClusterState> for StoredState {
-    fn from(state: ClusterState) -> StoredState {
-        let stored = |topic: &Arc<Topic>| StoredTopic {
+impl StoredTopic {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl From<&Topic> for StoredTopic {
+    fn from(topic: &Topic) -> StoredTopic {
+        debug_assert!(!topic.partitions.is_empty(), "a topic has a partition");
+        StoredTopic {
             id: topic.id,
             name: topic.name.clone(),
             replication_factor: topic.replication_factor,
@@ -68,11 +76,34 @@ impl From<ClusterState> for StoredState {
             created_at_ms: topic.created_at_ms,
             created_version: topic.created_version,
             partitions: topic.partitions.clone(),
-        };
+        }
+    }
+}
+
+impl TryFrom<StoredTopic> for Topic {
+    type Error = ConfigError;
+
+    fn try_from(stored: StoredTopic) -> Result<Topic, ConfigError> {
+        let config = TopicConfig::from_overrides(&stored.overrides)?;
+        Ok(Topic {
+            id: stored.id,
+            name: stored.name,
+            replication_factor: stored.replication_factor,
+            overrides: stored.overrides,
+            config: Arc::new(config),
+            created_at_ms: stored.created_at_ms,
+            created_version: stored.created_version,
+            partitions: stored.partitions,
+        })
+    }
+}
+
+impl From<ClusterState> for StoredState {
+    fn from(state: ClusterState) -> StoredState {
         debug_assert_eq!(state.check(), Ok(()), "checked before it is written");
         StoredState {
             format: STATE_FORMAT,
-            topics: state.topics.values().map(stored).collect(),
+            topics: state.topics.values().map(|topic| StoredTopic::from(topic.as_ref())).collect(),
             deleted: state.deleted.values().cloned().collect(),
             cluster_id: state.cluster_id,
             version: state.version,
@@ -103,20 +134,10 @@ impl TryFrom<StoredState> for ClusterState {
         };
         let mut by_key = BTreeMap::new();
         for topic in stored.topics {
-            let config = TopicConfig::from_overrides(&topic.overrides)
-                .map_err(|source| LoadError::Config { name: topic.name.clone(), source })?;
+            let name = topic.name.clone();
+            let topic = Topic::try_from(topic).map_err(|source| LoadError::Config { name, source })?;
             state.partition_count += topic.partitions.len();
             by_key.insert(collision_key(&topic.name), topic.id);
-            let topic = Topic {
-                id: topic.id,
-                name: topic.name,
-                replication_factor: topic.replication_factor,
-                overrides: topic.overrides,
-                config: Arc::new(config),
-                created_at_ms: topic.created_at_ms,
-                created_version: topic.created_version,
-                partitions: topic.partitions,
-            };
             state.topics.insert(topic.id, Arc::new(topic));
         }
         debug_assert!(
