@@ -4,6 +4,7 @@ mod it {
     pub mod harness;
 
     mod admin;
+    mod backpressure;
     mod bad_input;
     mod doors;
     mod fetch;

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use highwater_broker::partition::Terms;
 use highwater_model::limits::RETIRED_GRACE_MS;
 
 use crate::it::harness::*;
@@ -339,5 +340,34 @@ async fn the_newest_record_is_found_when_the_log_start_has_cut_the_one_that_set_
     }
     client.put("t", 0, batch_at(t0 + 200, &[b"local"])).await;
     assert_eq!(client.list_offset(7, "t", 0, -3).await.offset, 150);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_partition_whose_edits_stay_stale_pauses_and_goes_on_once_they_are_not() {
+    let harness = Harness::start().await;
+    harness.create_topic("t", 1, SMALL_SEGMENTS).await;
+    let harness = harness.stop().await.start().await;
+    let partition = harness.node.partitions.view().partitions().next().expect("one").clone();
+    let terms = partition.terms();
+    assert!(terms.leader_epoch > 0, "it grows with every start");
+    // As a leader that has not heard of its successor: the control plane refuses what it publishes.
+    partition.set_terms(Terms::new(terms.config.clone(), 0));
+    let mut client = harness.client().await;
+    let expected = fill(&mut client, "t", 0, 70).await;
+    let failures = || harness.node.metrics.offload_failures.get();
+    until("the second refusal", || failures() >= 2).await;
+    until("the pause", || partition.offload_trouble_reason().is_some()).await;
+    let reason = partition.offload_trouble_reason().expect("told");
+    assert!(reason.contains("stale"), "{reason}");
+    let before = failures();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(failures() - before <= 4, "{} attempts in a second", failures() - before);
+    assert_eq!(partition.manifest().tiered_end, 0);
+    partition.set_terms(Terms::new(terms.config.clone(), terms.leader_epoch));
+    harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
+    assert_eq!(partition.offload_trouble_reason(), None);
+    harness.node.evict_now("t").await.expect("evicted");
+    same(&client.consume("t", 0, 0, 70).await, &expected);
     harness.stop().await;
 }
