@@ -9,7 +9,9 @@ use crate::{ReadError, Sequenced};
 
 mod corruption;
 mod lookups;
+mod marks;
 mod model;
+mod replicas;
 
 pub(super) const NOW: i64 = 1_700_000_000_000;
 

@@ -48,6 +48,13 @@ impl Progress {
         self.ends.map(|ends| terms.counted(ends.log_end, ends.flushed_end))
     }
 
+    /// Whether it has fetched within the lag that is allowed, or has nothing to fetch. Else one that fell silent
+    /// would leave and join for ever while nothing more is committed.
+    fn is_there(&self, now_ms: i64, terms: &Assignment, leader_end: Offset) -> bool {
+        self.counted(terms) == Some(leader_end)
+            || self.last_fetch.is_some_and(|(at, _)| now_ms.saturating_sub(at) <= terms.lag_ms_max)
+    }
+
     /// Whether it had, within the lag that is allowed, everything that the leader had.
     fn is_caught_up(&self, now_ms: i64, terms: &Assignment, leader_end: Offset) -> bool {
         self.counted(terms) == Some(leader_end)
@@ -225,10 +232,12 @@ impl Leader {
             *id == self.node_id
                 || self.followers.get(id).is_some_and(|p| p.is_caught_up(now_ms, terms, ends.log_end))
         };
-        // Everything that is committed, and everything from before this leader's time.
+        // It is there, has everything that is committed, and everything from before this leader's time.
         let joins = |id: &NodeId, progress: &Progress| {
             let has = progress.counted(terms);
-            self.may_join(terms, *id) && has.is_some_and(|h| h >= high_watermark && h >= self.epoch_start)
+            self.may_join(terms, *id)
+                && progress.is_there(now_ms, terms, ends.log_end)
+                && has.is_some_and(|end| end >= high_watermark && end >= self.epoch_start)
         };
         let is_joiner = |(id, progress): &(&NodeId, &Progress)| !self.isr.contains(id) && joins(id, progress);
         let is_same = self.isr.iter().all(stays) && !self.followers.iter().any(|f| is_joiner(&f));
