@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use highwater_model::limits::{COMMAND_BYTES_MAX, PARTITIONS_PER_REQUEST_MAX, RAFT_SNAPSHOT_ENTRIES};
-use highwater_model::{Clock, NodeId, TopicId};
-use tokio::sync::{mpsc, oneshot, watch};
+use highwater_model::limits::PARTITIONS_PER_REQUEST_MAX;
+use highwater_model::{NodeId, TopicId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::StartError;
@@ -19,43 +18,13 @@ use crate::core::{
     BrokerRegistration, ClusterState, Command, ConfigOp, NewTopic, RULES_VERSION, Refusal, Reply,
     TopicCreated,
 };
+use crate::duties;
+use crate::metadata;
 use crate::proposer::{self, Proposal};
-use crate::raft::{NodeSettings, ProposeFailure, RaftNode};
-
-/// What a coordinator needs to start.
-#[derive(Clone)]
-pub struct CoordinatorSettings {
-    pub node_id: NodeId,
-    /// The node's data directory; the coordinator's files lie in `raft/` below it.
-    pub data_dir: PathBuf,
-    pub clock: Arc<dyn Clock>,
-    /// Longest wait for a write's answer; after it the outcome is unknown.
-    pub propose_timeout: Duration,
-    /// Longest wait at start until this node leads with its log applied.
-    pub start_timeout: Duration,
-    /// Raft entries between two snapshots.
-    pub snapshot_entries: u64,
-    /// Partitions of a topic created without a count (-1).
-    pub default_partitions: i32,
-    /// Replicas of a topic created without a factor (-1).
-    pub default_replication_factor: i16,
-}
-
-impl CoordinatorSettings {
-    /// The defaults of a single node.
-    pub fn new(node_id: NodeId, data_dir: PathBuf, clock: Arc<dyn Clock>) -> CoordinatorSettings {
-        CoordinatorSettings {
-            node_id,
-            data_dir,
-            clock,
-            propose_timeout: Duration::from_secs(10),
-            start_timeout: Duration::from_secs(30),
-            snapshot_entries: RAFT_SNAPSHOT_ENTRIES,
-            default_partitions: 1,
-            default_replication_factor: 1,
-        }
-    }
-}
+use crate::raft::{GroupStatus, NodeSettings, RaftNode, StateCell};
+use crate::rpc::Channels;
+use crate::sessions::Sessions;
+use crate::settings::CoordinatorSettings;
 
 /// Why a write was not done, as far as is known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,64 +66,226 @@ pub enum ConfigChange {
 /// The control plane of this node. Clones share it.
 #[derive(Clone)]
 pub struct Coordinator {
-    node: Arc<RaftNode>,
-    proposals: mpsc::Sender<Proposal>,
-    settings: Arc<CoordinatorSettings>,
+    inner: Arc<Inner>,
+}
+
+/// A coordinator that this does not keep alive.
+#[derive(Clone)]
+pub(crate) struct WeakCoordinator {
+    inner: Weak<Inner>,
+}
+
+impl WeakCoordinator {
+    pub(crate) fn upgrade(&self) -> Option<Coordinator> {
+        self.inner.upgrade().map(|inner| Coordinator { inner })
+    }
+}
+
+struct Inner {
+    settings: CoordinatorSettings,
+    cell: Arc<StateCell>,
+    seat: Seat,
+    /// To the coordinators, this node included where it is one.
+    channels: Channels,
+    /// Who was last said to lead; a member asks its own Raft instead.
+    named: Mutex<Option<NodeId>>,
+    closed: watch::Sender<bool>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What this node is in the control plane.
+pub(crate) enum Seat {
+    Member {
+        node: Arc<RaftNode>,
+        proposals: mpsc::Sender<Proposal>,
+        sessions: Arc<Sessions>,
+    },
+    /// It follows the metadata and forwards what it writes.
+    Observer,
 }
 
 impl Coordinator {
-    /// Opens the coordinator's files, forms the cluster at the first start, and returns once it can serve.
+    /// Opens the coordinator's files, joins or forms the cluster, and returns once this node can vouch for
+    /// what it knows. A member of several waits for its peers without end; its door must be open meanwhile.
     pub async fn start(settings: CoordinatorSettings) -> Result<Coordinator, StartError> {
-        let node = RaftNode::open(NodeSettings {
+        let node_settings = NodeSettings {
             node_id: settings.node_id,
             data_dir: settings.data_dir.clone(),
             snapshot_entries: settings.snapshot_entries.max(1),
             start_timeout: settings.start_timeout,
-        });
-        let node = Arc::new(node.await?);
-        let proposals = proposer::start(Arc::clone(&node), Arc::clone(&settings.clock));
-        let coordinator = Coordinator { node, proposals, settings: Arc::new(settings) };
-        if coordinator.with_state(|state| state.cluster_id.is_empty()) {
-            let cluster_id = cluster_id(new_cluster_uuid());
-            let form = Command::FormCluster { cluster_id, members: BTreeMap::new() };
-            match coordinator.write(form).await {
-                Ok(_) | Err(WriteError::Refused(Refusal::AlreadyFormed)) => {}
-                Err(e) => {
-                    coordinator.close().await;
-                    return Err(StartError::Raft(e.to_string()));
-                }
+            coordinators: settings.coordinators.clone(),
+        };
+        let node = Arc::new(RaftNode::open(node_settings, settings.door.coordination()).await?);
+        let clock = Arc::clone(&settings.clock);
+        let proposals = proposer::start(Arc::clone(&node), clock, settings.propose_timeout);
+        let sessions = Arc::new(Sessions::new(&settings));
+        let cell = Arc::clone(node.cell());
+        let coordinator = Coordinator::new(settings, cell, Seat::Member { node, proposals, sessions });
+        coordinator.settings().door.open(&coordinator);
+        coordinator.spawn(duties::run(coordinator.clone()));
+        let formed = match coordinator.settings().is_lone() {
+            true => coordinator.form().await.map_err(|e| StartError::Raft(e.to_string())),
+            false => coordinator.wait_formed().await,
+        };
+        match formed {
+            Ok(()) => Ok(coordinator),
+            Err(e) => {
+                coordinator.close().await;
+                Err(e)
             }
         }
-        Ok(coordinator)
+    }
+
+    /// Follows the cluster's metadata without being a coordinator: a node with the role broker alone. Returns
+    /// once the metadata is there; it waits for the coordinators without end.
+    pub async fn observe(settings: CoordinatorSettings) -> Result<Coordinator, StartError> {
+        assert!(!settings.coordinators.is_empty(), "settings were checked: an observer has coordinators");
+        let cell = Arc::new(StateCell::new(ClusterState::default()));
+        let coordinator = Coordinator::new(settings, cell, Seat::Observer);
+        coordinator.settings().door.open(&coordinator);
+        let (tell, refused) = watch::channel(None);
+        coordinator.spawn(metadata::follow(coordinator.clone(), tell));
+        match metadata::first(&coordinator, refused).await {
+            Ok(()) => Ok(coordinator),
+            Err(reason) => {
+                coordinator.close().await;
+                Err(StartError::Group(reason))
+            }
+        }
+    }
+
+    fn new(settings: CoordinatorSettings, cell: Arc<StateCell>, seat: Seat) -> Coordinator {
+        let channels = Channels::new(settings.coordinators.clone());
+        let inner = Inner {
+            cell,
+            seat,
+            channels,
+            settings,
+            named: Mutex::new(None),
+            closed: watch::Sender::new(false),
+            tasks: Mutex::new(JoinSet::new()),
+        };
+        Coordinator { inner: Arc::new(inner) }
+    }
+
+    /// Gives the cluster its id if it has none. Only the leader can.
+    pub(crate) async fn form(&self) -> Result<(), WriteError> {
+        let Seat::Member { node, .. } = self.seat() else { return Ok(()) };
+        if !self.cluster_id().is_empty() {
+            return Ok(());
+        }
+        let members = node.group().and_then(|group| group.members()).unwrap_or_default();
+        let form = Command::FormCluster { cluster_id: cluster_id(new_cluster_uuid()), members };
+        match self.write(form).await {
+            Ok(_) | Err(WriteError::Refused(Refusal::AlreadyFormed)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits until the cluster has its id and this node has all that was acknowledged before.
+    async fn wait_formed(&self) -> Result<(), StartError> {
+        let mut watch = self.watch();
+        let formed = watch.wait_for(|_| !self.cluster_id().is_empty()).await.map(|_| ());
+        formed.map_err(|_| StartError::Raft("the coordinator has stopped".into()))?;
+        while let Err(e) = self.linearize().await {
+            tracing::info!("waiting for the control plane: {e}");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakCoordinator {
+        WeakCoordinator { inner: Arc::downgrade(&self.inner) }
+    }
+
+    pub(crate) fn settings(&self) -> &CoordinatorSettings {
+        &self.inner.settings
+    }
+
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.inner.seat
+    }
+
+    pub(crate) fn channels(&self) -> &Channels {
+        &self.inner.channels
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<StateCell> {
+        &self.inner.cell
+    }
+
+    pub(crate) fn is_member(&self) -> bool {
+        matches!(self.inner.seat, Seat::Member { .. })
+    }
+
+    /// A task that ends with this coordinator.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Turns true when this coordinator is closed.
+    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+        self.inner.closed.subscribe()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.inner.closed.borrow()
+    }
+
+    /// This node leads the control plane, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.is_member() && self.leader() == Some(self.settings().node_id)
+    }
+
+    /// Who leads the control plane, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        match self.seat() {
+            Seat::Member { node, .. } => node.leadership().borrow().leader,
+            Seat::Observer => *self.inner.named.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// A node was said to lead.
+    pub(crate) fn note_leader(&self, leader: NodeId) {
+        *self.inner.named.lock().unwrap_or_else(PoisonError::into_inner) = Some(leader);
+    }
+
+    /// This node leads, and a majority has said so lately.
+    pub(crate) fn leads_for_sure(&self) -> bool {
+        match self.seat() {
+            Seat::Member { node, .. } => node.leads_for_sure(),
+            Seat::Observer => false,
+        }
+    }
+
+    /// What this node knows of the group; None where it is no coordinator.
+    pub(crate) fn group_status(&self) -> Option<GroupStatus> {
+        match self.seat() {
+            Seat::Member { node, .. } => Some(node.status()),
+            Seat::Observer => None,
+        }
     }
 
     /// The state as this node has applied it; it does not change under the caller.
     pub fn state(&self) -> Arc<ClusterState> {
-        self.node.cell().get()
+        self.inner.cell.get()
     }
 
     /// Looks at the state without keeping it: cheaper than `state` where it is short, and writers wait for
     /// it.
     pub fn with_state<R>(&self, look: impl FnOnce(&ClusterState) -> R) -> R {
-        self.node.cell().with(look)
+        self.inner.cell.with(look)
     }
 
     /// The state's version, told at each change.
     pub fn watch(&self) -> watch::Receiver<u64> {
-        self.node.cell().watch()
+        self.inner.cell.watch()
     }
 
     /// The cluster's name for life.
     pub fn cluster_id(&self) -> String {
         self.with_state(|state| state.cluster_id.clone())
-    }
-
-    /// Returns once the state here has all that was acknowledged to anyone before the call.
-    pub async fn linearize(&self) -> Result<(), ReadError> {
-        match tokio::time::timeout(self.settings.propose_timeout, self.node.linearize()).await {
-            Ok(read) => read.map_err(ReadError),
-            Err(_) => Err(ReadError("timed out".into())),
-        }
     }
 
     /// Announces a broker process; returns its epoch. Fences the process that had the node id before.
@@ -233,45 +364,27 @@ impl Coordinator {
         self.write(Command::SweptTopic { topic_id }).await.map(|_| ())
     }
 
-    /// Stops Raft, waits for its files, and gives up the data directory. Writes fail from now on.
+    /// Ends the tasks, stops Raft, waits for its files, and gives up the data directory. Writes fail from now
+    /// on.
     pub async fn close(&self) {
-        self.node.close().await;
-    }
-
-    /// Proposes one command and waits for its answer.
-    pub(crate) async fn write(&self, command: Command) -> Result<Reply, WriteError> {
-        let bytes = command.bytes_estimate();
-        if bytes > COMMAND_BYTES_MAX {
-            let reason = format!("a change of {bytes} bytes; at most {COMMAND_BYTES_MAX}");
-            return Err(Refusal::LimitReached(reason).into());
-        }
-        let (answer, told) = oneshot::channel();
-        let deadline = tokio::time::Instant::now() + self.settings.propose_timeout;
-        match tokio::time::timeout_at(deadline, self.proposals.send(Proposal { command, answer })).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(WriteError::Failed("the coordinator has stopped".into())),
-            Err(_) => return Err(WriteError::Failed("the coordinator is overloaded".into())),
-        }
-        match tokio::time::timeout_at(deadline, told).await {
-            Ok(Ok(Ok(answer))) => Ok(answer?),
-            Ok(Ok(Err(ProposeFailure::Failed(e)))) => Err(WriteError::Failed(e)),
-            Ok(Ok(Err(ProposeFailure::Unknown(e)))) => Err(WriteError::Unknown(e)),
-            Ok(Err(_)) => Err(WriteError::Unknown("the coordinator stopped meanwhile".into())),
-            Err(_) => Err(WriteError::Unknown("timed out".into())),
+        self.inner.closed.send_replace(true);
+        let mut tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        if let Seat::Member { node, .. } = self.seat() {
+            node.close().await;
         }
     }
 
     /// Writes commands together, each with its own answer; or only judges them against the state of now.
-    async fn write_prepared(
+    pub(crate) async fn write_prepared(
         &self,
         commands: Vec<Result<Command, Refusal>>,
         validate_only: bool,
     ) -> Vec<Result<Reply, WriteError>> {
         if validate_only {
-            let (state, now_ms) = (self.state(), self.settings.clock.now_ms());
-            let judge = |command: Result<Command, Refusal>| {
-                Ok(state.decide(RULES_VERSION, now_ms, &command?)?.reply)
-            };
+            let (state, now_ms) = (self.state(), self.settings().clock.now_ms());
+            let judge =
+                |command: Result<Command, Refusal>| Ok(state.decide(RULES_VERSION, now_ms, &command?)?.reply);
             return commands.into_iter().map(judge).collect();
         }
         let write = |command: Result<Command, Refusal>| async { self.write(command?).await };
@@ -280,7 +393,7 @@ impl Coordinator {
 
     fn partitions_asked(&self, topic: &NewTopic) -> usize {
         match (topic.assignments.len(), topic.partitions) {
-            (0, -1) => usize::try_from(self.settings.default_partitions).unwrap_or(0),
+            (0, -1) => usize::try_from(self.settings().default_partitions).unwrap_or(0),
             (0, count) => usize::try_from(count).unwrap_or(0),
             (assigned, _) => assigned,
         }
@@ -302,10 +415,10 @@ impl Coordinator {
             }
         }
         if topic.partitions == -1 {
-            topic.partitions = self.settings.default_partitions;
+            topic.partitions = self.settings().default_partitions;
         }
         if topic.replication_factor == -1 {
-            topic.replication_factor = self.settings.default_replication_factor;
+            topic.replication_factor = self.settings().default_replication_factor;
         }
         if topic.topic_id == TopicId::NONE {
             topic.topic_id = TopicId(Uuid::new_v4());
@@ -314,18 +427,18 @@ impl Coordinator {
     }
 }
 
-fn unexpected(reply: &Reply) -> WriteError {
+pub(crate) fn unexpected(reply: &Reply) -> WriteError {
     WriteError::Unknown(format!("an answer of another kind: {reply:?}"))
 }
 
 /// Random, but for its first bit, so that a cluster's id starts with a letter: names that start with `_` are
 /// ours in the bucket, and those that start with `-` look like flags.
-fn new_cluster_uuid() -> Uuid {
+pub(crate) fn new_cluster_uuid() -> Uuid {
     Uuid::from_u128(Uuid::new_v4().as_u128() & (u128::MAX >> 1))
 }
 
 /// A cluster id as Kafka writes them: 16 bytes in URL-safe base 64, without padding.
-fn cluster_id(id: Uuid) -> String {
+pub(crate) fn cluster_id(id: Uuid) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::with_capacity(22);
     for chunk in id.as_bytes().chunks(3) {

@@ -4,12 +4,13 @@
 //! Bounded: the queue, the commands and the bytes of an entry all have limits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use highwater_model::Clock;
 use highwater_model::limits::{COMMANDS_PER_ENTRY_BYTES, COMMANDS_PER_ENTRY_MAX, PROPOSALS_PENDING_MAX};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Batch, Command, RULES_VERSION, Refusal, Reply};
+use crate::core::{Batch, Command, Refusal, Reply};
 use crate::raft::{ProposeFailure, RaftNode};
 
 /// What became of one command.
@@ -21,14 +22,19 @@ pub(crate) struct Proposal {
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// Starts the task; it ends when every sender is gone.
-pub(crate) fn start(node: Arc<RaftNode>, clock: Arc<dyn Clock>) -> mpsc::Sender<Proposal> {
+/// Starts the task; it ends when every sender is gone. An entry has `wait` until its outcome is unknown.
+pub(crate) fn start(node: Arc<RaftNode>, clock: Arc<dyn Clock>, wait: Duration) -> mpsc::Sender<Proposal> {
     let (sender, inbox) = mpsc::channel(PROPOSALS_PENDING_MAX);
-    tokio::spawn(run(node, clock, inbox));
+    tokio::spawn(run(node, clock, wait, inbox));
     sender
 }
 
-async fn run(node: Arc<RaftNode>, clock: Arc<dyn Clock>, mut inbox: mpsc::Receiver<Proposal>) {
+async fn run(
+    node: Arc<RaftNode>,
+    clock: Arc<dyn Clock>,
+    wait: Duration,
+    mut inbox: mpsc::Receiver<Proposal>,
+) {
     let mut carried = None;
     loop {
         let first = match carried.take() {
@@ -39,8 +45,13 @@ async fn run(node: Arc<RaftNode>, clock: Arc<dyn Clock>, mut inbox: mpsc::Receiv
             },
         };
         let (commands, waiting) = gather(first, &mut inbox, &mut carried);
-        let batch = Batch { rules: RULES_VERSION, at_ms: clock.now_ms(), commands };
-        tell(waiting, node.propose(Arc::new(batch)).await);
+        let batch = Batch { rules: node.rules(), at_ms: clock.now_ms(), commands };
+        // A leader that has lost its majority would keep the queue waiting for ever.
+        let outcome = match tokio::time::timeout(wait, node.propose(Arc::new(batch))).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ProposeFailure::Unknown("no majority of coordinators has answered in time".into())),
+        };
+        tell(waiting, outcome);
     }
 }
 

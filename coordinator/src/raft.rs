@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   <data-dir>/raft/lock                 held while a process runs
+//!                   storage.json         the storage's name, in a group of several
 //!                   vote                 term, candidate, committed
 //!                   log/<first>.log      entries, in files that are purged whole
 //!                   snapshots/<index>-<term>.snapshot
@@ -13,19 +14,29 @@
 //! that says what to do.
 //!
 //! A single voter needs no timers: a leader restarts as leader (its vote is committed), elects itself at once
-//! otherwise, and sends no heartbeats, so that it idles at no cost.
+//! otherwise, and sends no heartbeats, so that it idles at no cost. The members of a group of three or five
+//! talk over gRPC: `formation` brings them together, `election` says who asks to lead, `network` and `service`
+//! are the two ends of each message, `group` knows who may say what (ADR 0011).
 
+mod election;
 mod files;
+mod formation;
 mod frame;
+mod group;
+mod identity;
 mod log_store;
 mod machine;
 mod network;
 mod node;
+mod service;
 mod snapshot;
 mod types;
+mod wire;
 mod writer;
 
-pub(crate) use node::{NodeSettings, ProposeFailure, RaftNode};
+pub(crate) use machine::StateCell;
+pub(crate) use node::{GroupStatus, NodeSettings, ProposeFailure, RaftNode};
+pub(crate) use service::CoordinationDoor;
 
 /// Why the Raft group could not be opened or formed. One line each, with what to do.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +56,8 @@ pub enum OpenError {
     Missing { path: String, first: u64, end: u64 },
     #[error("this data directory belongs to node {found:?}, not to node {expected}; set node-id accordingly")]
     ForeignNode { expected: u64, found: Vec<u64> },
+    #[error("{0}")]
+    Group(String),
     #[error("Raft did not start: {0}")]
     Raft(String),
 }

@@ -173,6 +173,10 @@ pub const PAGES_PER_RETENTION_MAX: usize = 64;
 /// Pause before a change of the in-sync set is proposed again that was refused or not answered, in
 /// milliseconds.
 pub const ISR_RETRY_MS: i64 = 500;
+/// Streams that want to hear of one partition's news: followers, and replicas on their way.
+pub const REPLICA_LISTENERS_MAX: usize = 64;
+/// Partitions whose change of the in-sync set is being proposed at a time.
+pub const ISR_PROPOSALS_MAX: usize = 32;
 /// Bytes that one answer to a follower carries for one partition; a larger batch goes alone.
 pub const REPLICA_FETCH_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one answer that a follower takes for one partition: a batch may have as much as a request.
@@ -482,6 +486,8 @@ pub const SESSION_OPEN_WAIT: std::time::Duration = std::time::Duration::from_sec
 pub const SESSION_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 /// A session whose stream broke lapses unless it is opened anew within this.
 pub const SESSION_REOPEN: std::time::Duration = std::time::Duration::from_millis(1_000);
+/// Pause before a broker that could not be fenced is fenced again.
+pub const FENCE_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 /// For so long a new leader takes a broker that it has not heard for alive, when another process claims its id.
 pub const SESSION_GRACE: std::time::Duration = std::time::Duration::from_millis(1_500);
 /// Longest sleep of the leader between two looks at the sessions.

@@ -78,6 +78,11 @@ impl LogStore {
         self.read().purged
     }
 
+    /// Position of the last entry.
+    pub(super) fn last(&self) -> Option<GroupLogId> {
+        self.read().last()
+    }
+
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Memory> {
         self.shared.memory.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -23,7 +23,7 @@ pub(crate) struct StateCell {
 }
 
 impl StateCell {
-    pub(super) fn new(state: ClusterState) -> StateCell {
+    pub(crate) fn new(state: ClusterState) -> StateCell {
         let version = watch::Sender::new(state.version);
         StateCell { state: RwLock::new(Arc::new(state)), version }
     }
@@ -40,6 +40,11 @@ impl StateCell {
 
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
+    }
+
+    /// Puts another state in the place of this one.
+    pub(crate) fn replace(&self, state: Arc<ClusterState>) {
+        self.update(|current| *current = state);
     }
 
     fn update<R>(&self, change: impl FnOnce(&mut Arc<ClusterState>) -> R) -> R {

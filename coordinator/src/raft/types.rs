@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, Membership, StoredMembership, Vote};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::frame::{Frame, Kind, Position};
 use super::writer::StoredVote;
@@ -33,8 +34,11 @@ pub(super) type StorageIOError = openraft::StorageIOError<u64>;
 /// A member of the group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Peer {
-    /// Its gRPC address; empty for the only member.
+    /// Its gRPC address when the group was formed; empty for the only member.
     pub address: String,
+    /// The name of its storage; None for the only member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Uuid>,
 }
 
 /// The members of the group as stored.
