@@ -82,7 +82,8 @@ impl ReplicaLog {
         }
     }
 
-    /// Whether serving this fetch again would tell the follower anything; asked whenever there is news.
+    /// Whether serving this fetch, which was served before, would tell the follower anything more; asked
+    /// whenever there is news. A fetch that says anything new is to be served first.
     pub fn has_news_for(&self, fetch: &FollowerFetch) -> bool {
         let position = &fetch.position;
         self.judge_fetch(fetch).is_err()
