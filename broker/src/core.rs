@@ -2,4 +2,5 @@
 
 pub mod fetch_plan;
 pub mod fetch_session;
+pub mod pace;
 pub mod replica;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use highwater_model::limits;
-use highwater_tiering::metrics::{LaneSnapshot, ReadSnapshot};
+use highwater_tiering::metrics::{LaneSnapshot, OffloadSnapshot, ReadSnapshot};
 use highwater_wire::api;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -18,6 +18,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::core::pace::Pace;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ApiLabel {
@@ -108,6 +110,8 @@ pub struct Metrics {
     pub offload_backlog_bytes: Gauge,
     pub offload_backlog_segments: Gauge,
     pub offload_lag_ms: Gauge,
+    offload_pace: Family<KindLabel, Gauge>,
+    offload_seals: Family<KindLabel, Counter>,
     /// Mirrors of manifests in the bucket that are not of the newest version.
     pub mirrors_waiting: Gauge,
     pub seal_alarms: Gauge,
@@ -168,6 +172,12 @@ impl Metrics {
             offload_backlog_segments: r
                 .gauge("offload_backlog_segments", "Segments sealed but not yet in the tier"),
             offload_lag_ms: r.gauge("offload_lag_ms", "Age of the oldest segment that waits for its upload"),
+            offload_pace: r.family(
+                "offload_pace",
+                "1 for how tier work runs now: it waits, takes what others leave, or its full share",
+            ),
+            offload_seals: r
+                .family("offload_seals", "Seals by how they ran, and those begun anew in a hurry"),
             mirrors_waiting: r.gauge("mirrors_waiting", "Manifests whose mirror in the bucket is late"),
             seal_alarms: r.gauge("seal_alarms", "Partitions whose sealing has stopped on damaged data"),
             seal_alarm: r.family("seal_alarm", "1 for a partition whose sealing has stopped"),
@@ -232,6 +242,21 @@ impl Metrics {
         set(&self.store_trouble, "error", lane.errors);
         set(&self.store_trouble, "retry", lane.retries);
         set(&self.store_trouble, "expired", lane.expired);
+    }
+
+    /// How tier work runs, and how it has run.
+    pub fn set_pace(&self, now: Pace, offloads: &OffloadSnapshot) {
+        for pace in Pace::ALL {
+            let gauge = self.offload_pace.get_or_create(&KindLabel { kind: pace.name() });
+            gauge.set(i64::from(pace == now));
+        }
+        for (kind, total) in [
+            (Pace::Background.name(), offloads.sealed_in_background),
+            (Pace::Full.name(), offloads.sealed_in_hurry),
+            ("begun_anew", offloads.seals_begun_anew),
+        ] {
+            self.offload_seals.get_or_create(&KindLabel { kind }).inner().store(total, Ordering::Relaxed);
+        }
     }
 
     /// Totals of reads from the tier, and what its cache holds.
@@ -383,6 +408,9 @@ mod tests {
         metrics.set_store(&lane(4));
         metrics
             .set_reads(&ReadSnapshot { group_hits: 7, reads: 9, failed: 2, ..ReadSnapshot::default() }, 100);
+        let offloads = OffloadSnapshot { sealed_in_hurry: 3, ..OffloadSnapshot::default() };
+        metrics.set_pace(Pace::Wait, &offloads);
+        metrics.set_pace(Pace::Full, &offloads);
         let text = metrics.render();
         for line in [
             "highwater_requests_total{api=\"Produce\"} 2",
@@ -397,6 +425,9 @@ mod tests {
             "highwater_cache_total{kind=\"group_hit\"} 7",
             "highwater_tier_reads_total{kind=\"done\"} 7",
             "highwater_cache_bytes 100",
+            "highwater_offload_pace{kind=\"full\"} 1",
+            "highwater_offload_pace{kind=\"wait\"} 0",
+            "highwater_offload_seals_total{kind=\"full\"} 3",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }

@@ -27,6 +27,7 @@ use crate::workers;
 use crate::workers::disk::DiskGuard;
 use crate::workers::flush::FlushQueue;
 use crate::workers::offload::OffloadQueue;
+use crate::workers::pace::Pacer;
 
 /// What a node is made of; `serve.rs` (and the tests) build it.
 pub struct NodeParts {
@@ -57,6 +58,7 @@ pub struct Node {
     pub fetch_sessions: Mutex<FetchSessions>,
     pub flush: FlushQueue,
     pub offloads: OffloadQueue,
+    pub pacer: Pacer,
     pub disk: DiskGuard,
     pub producer_ids: ProducerIds,
     stop: watch::Sender<bool>,
@@ -85,6 +87,7 @@ impl Node {
             request_budget: RequestBudget::new(parts.settings.request_memory_bytes),
             tier_memory: Arc::new(Semaphore::new(memory_units)),
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
+            pacer: Pacer::new(&parts.settings),
             settings: parts.settings,
             coordinator: parts.coordinator,
             store: parts.tier.store,

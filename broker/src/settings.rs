@@ -166,7 +166,7 @@ settings! {
     threads: usize = parse::count, "0",
         "Threads that serve requests; 0 means one per core.";
     cache_bytes: u64 = parse::bytes, "128MiB",
-        "Memory for parts of objects read back from the tier.";
+        "Memory for parts of objects read back from the tier: a cache, and what readers hold and have ready ahead.";
     read_memory_bytes: u64 = parse::bytes, "64MiB",
         "Memory that reads from the tier may hold at once, besides the cache.";
     request_memory_bytes: u64 = parse::bytes, "256MiB",
@@ -179,6 +179,10 @@ settings! {
         "Most bytes of records in one answer to a fetch, whatever the client asks (Kafka's fetch.max.bytes).";
     offload_concurrency: usize = parse::positive, "2",
         "Segments being sealed and uploaded at a time.";
+    offload_backlog_bytes_max: u64 = parse::bytes_or_zero, "1GiB",
+        "Sealed bytes not yet in the tier, up to which sealing and uploading make way for clients that need the cores; above it they take their share. 0: they never make way.";
+    offload_backlog_ms_max: u64 = parse::millis, "10s",
+        "Age of the oldest sealed segment not yet in the tier, up to which they make way.";
     retention_check_ms: u64 = parse::millis, "30s",
         "How often retention is checked.";
     drain_timeout_ms: u64 = parse::millis, "10s",

@@ -81,6 +81,7 @@ pub fn refresh_metrics(node: &Node) {
     let cache = node.tier.cache();
     let cache_bytes = cache.group_bytes + cache.index_bytes + cache.rebuilt_bytes;
     metrics.set_reads(&node.tier.counters().snapshot(), cache_bytes);
+    metrics.set_pace(node.pacer.pace(), &node.offloader.counters().snapshot());
     metrics.mirrors_waiting.set(node.mirror.waiting());
 }
 

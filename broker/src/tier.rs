@@ -15,8 +15,11 @@ use highwater_tiering::read::{ReadParts, ReadSettings, TierReader};
 
 use crate::settings::Settings;
 
-/// Share of the cache that decoded pages of manifests may take: one in so many.
-const PAGES_OF_CACHE: u64 = 8;
+/// Sixteenths of the memory for what is read back that decoded pages of manifests may take, and readers that
+/// go on; the cache has the rest.
+const PAGES_OF_CACHE: u64 = 1;
+/// See [`PAGES_OF_CACHE`].
+const STREAMS_OF_CACHE: u64 = 7;
 
 /// Writing to, reading from and mirroring in the bucket.
 pub struct Tier {
@@ -40,7 +43,8 @@ impl Tier {
         let names = Arc::new(names);
         let port: Arc<dyn ManifestPort> = Arc::new(coordinator.clone());
         let (offload_counters, read_counters) = (Arc::new(OffloadCounters::default()), Arc::default());
-        let pages_bytes = settings.cache_bytes / PAGES_OF_CACHE;
+        let pages_bytes = settings.cache_bytes / 16 * PAGES_OF_CACHE;
+        let streams_bytes = settings.cache_bytes / 16 * STREAMS_OF_CACHE;
         let pages = Pages::new(store.clone(), names.clone(), pages_bytes, Arc::clone(&read_counters));
         let mirror = Arc::new(Mirror::new(store.clone(), names.clone(), offload_counters.clone()));
         let offloader = Offloader::new(OffloadParts {
@@ -54,9 +58,9 @@ impl Tier {
         })?;
         let memory_bytes = usize::try_from(settings.read_memory_bytes).unwrap_or(usize::MAX);
         let read_settings = ReadSettings {
-            cache_bytes: settings.cache_bytes - pages_bytes,
+            cache_bytes: settings.cache_bytes - pages_bytes - streams_bytes,
             demand_bytes: memory_bytes / 2,
-            ahead_bytes: memory_bytes / 2,
+            ahead_bytes: usize::try_from(streams_bytes).unwrap_or(usize::MAX),
             rebuild_threads: settings.worker_threads(),
         };
         let parts = ReadParts {

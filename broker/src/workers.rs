@@ -7,6 +7,7 @@
 pub mod disk;
 pub mod flush;
 pub mod offload;
+pub mod pace;
 pub mod retention;
 pub mod sweep;
 mod tick;
@@ -25,6 +26,7 @@ pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(retention::run(node.clone()));
     tasks.spawn(sweep::run(node.clone()));
     tasks.spawn(mirror(node.clone()));
+    tasks.spawn(pace::run(node.clone()));
     for _ in 0..node.settings.offload_concurrency.max(1) {
         tasks.spawn(offload::run(node.clone()));
     }

@@ -128,6 +128,11 @@ counters! {
         /// Bytes of segments sealed, and of the objects made from them.
         segment_bytes,
         object_bytes,
+        /// Segments sealed below everything else in priority, and at everything else's.
+        sealed_in_background,
+        sealed_in_hurry,
+        /// Seals of the first kind that were given up to be done as the second.
+        seals_begun_anew,
         /// Time spent sealing and uploading.
         seal_us,
         upload_us,

@@ -129,12 +129,17 @@ impl Offloader {
 
     /// With another limit of an object's uncompressed bytes than `OBJECT_RAW_BYTES_MAX`.
     fn with_object_limit(parts: OffloadParts, raw_bytes_max: u64) -> std::io::Result<Offloader> {
-        let threads = SealThreads::start(parts.seal_threads)?;
+        let threads = SealThreads::start(parts.seal_threads, parts.counters.clone())?;
         Ok(Offloader { shared: Arc::new(Shared { parts, threads, raw_bytes_max }) })
     }
 
     pub fn counters(&self) -> &OffloadCounters {
         &self.shared.parts.counters
+    }
+
+    /// Whether sealing takes its share of the cores, or makes way for everything else.
+    pub fn hurry(&self, hurry: bool) {
+        self.shared.threads.hurry(hurry);
     }
 
     fn parts(&self) -> &OffloadParts {

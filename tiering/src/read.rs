@@ -50,7 +50,7 @@ pub struct ReadSettings {
     pub cache_bytes: u64,
     /// Row groups on their way for reads that wait for them.
     pub demand_bytes: usize,
-    /// Row groups fetched ahead and not used yet.
+    /// What readers hold between two reads: the row group they are in and, up to half, what was made ready.
     pub ahead_bytes: usize,
     /// Rebuilds at a time.
     pub rebuild_threads: usize,

@@ -120,6 +120,7 @@ impl Partition {
             inner.unflushed_since_ms = now_ms;
         }
         inner.unflushed_records += header.record_count.unsigned_abs() as u64;
+        let sealed = if appended.rolled { inner.log.sealed().last().map(|s| s.bytes) } else { None };
         let wants_flush = inner.unflushed_records >= terms.config.flush_messages;
         if !waits_for_flush {
             self.high_watermark.store(appended.next_offset, Ordering::SeqCst);
@@ -132,7 +133,8 @@ impl Partition {
         if wants_flush {
             node.flush.push(self);
         }
-        if appended.rolled {
+        if let Some(bytes) = sealed {
+            node.pacer.sealed(bytes);
             node.flush.push_sealed(self);
             node.offloads.push(self);
         }

@@ -15,6 +15,7 @@ use highwater_tiering::core::manifest::Manifest;
 
 use super::{Inner, Partition, Unavailable};
 use crate::workers::offload::OffloadTrouble;
+use crate::workers::pace::Unpublished;
 
 /// One sealed segment that is to go to the tier.
 #[derive(Debug)]
@@ -266,6 +267,23 @@ impl Partition {
             self.check_bounds(&mut inner);
         }
         Ok(())
+    }
+
+    /// What is sealed and on its way to the tier; nothing where there is no way.
+    pub(crate) fn unpublished(&self) -> Unpublished {
+        if !self.terms().config.uploads() {
+            return Unpublished::default();
+        }
+        let inner = self.lock_any();
+        if inner.seal_alarm.is_some() || inner.unavailable.is_some() {
+            return Unpublished::default();
+        }
+        let sealed = inner.log.sealed();
+        let waiting = &sealed[sealed.partition_point(|s| s.end <= inner.manifest.tiered_end)..];
+        Unpublished {
+            bytes: waiting.iter().map(|s| s.bytes).sum(),
+            oldest_ms: waiting.first().map(|s| s.sealed_at_ms),
+        }
     }
 
     /// What is local, and what of it waits for the tier.

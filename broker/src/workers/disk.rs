@@ -7,12 +7,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use highwater_model::limits::DISK_FREE_BYTES_MIN;
+use highwater_model::limits::{DISK_FREE_BYTES_MIN, PACE_DISK_RESERVES};
 
 /// Whether there is room to append.
 pub struct DiskGuard {
     data_dir: PathBuf,
     is_full: AtomicBool,
+    is_short: AtomicBool,
     free_bytes: AtomicU64,
     /// Tests pretend a full disk.
     is_forced_full: AtomicBool,
@@ -23,6 +24,7 @@ impl DiskGuard {
         DiskGuard {
             data_dir,
             is_full: AtomicBool::new(false),
+            is_short: AtomicBool::new(false),
             free_bytes: AtomicU64::new(u64::MAX),
             is_forced_full: AtomicBool::new(false),
         }
@@ -31,6 +33,11 @@ impl DiskGuard {
     /// True while produce must be refused with a retriable error.
     pub fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// True while the disk is on the way to being full: what can go to the tier should.
+    pub fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
     }
 
     pub fn free_bytes(&self) -> u64 {
@@ -54,7 +61,9 @@ impl DiskGuard {
             return;
         };
         self.free_bytes.store(free, Ordering::Relaxed);
-        let is_full = free < reserve_bytes(total) || self.is_forced_full.load(Ordering::Relaxed);
+        let (reserve, is_forced) = (reserve_bytes(total), self.is_forced_full.load(Ordering::Relaxed));
+        self.is_short.store(free < reserve * PACE_DISK_RESERVES || is_forced, Ordering::Relaxed);
+        let is_full = free < reserve || is_forced;
         if self.is_full.swap(is_full, Ordering::Relaxed) != is_full {
             if is_full {
                 tracing::error!(
@@ -89,7 +98,7 @@ mod tests {
         guard.look();
         assert!(guard.free_bytes() < u64::MAX);
         guard.force_full(true);
-        assert!(guard.is_full());
+        assert!(guard.is_full() && guard.is_short());
         guard.force_full(false);
         let real = guard.is_full();
         guard.found_full();

@@ -7,7 +7,7 @@
 //! lost wake-up costs a second. Invariants: 10, 12 (a crash leaves an unlisted object at most), 15.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,10 @@ use crate::partition::{Partition, SealTask};
 pub struct OffloadQueue {
     waiting: Mutex<VecDeque<Arc<Partition>>>,
     filled: Notify,
+    /// The same, for the one who sets the pace.
+    arrived: Notify,
+    /// Partitions being worked on.
+    working: AtomicUsize,
 }
 
 impl OffloadQueue {
@@ -35,6 +39,18 @@ impl OffloadQueue {
         }
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(partition.clone());
         self.filled.notify_one();
+        self.arrived.notify_one();
+    }
+
+    /// Something was pushed, perhaps a while ago.
+    pub(super) async fn arrival(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Whether a partition is worked on or waits for it.
+    pub(super) fn has_work(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        !waiting.is_empty() || self.working.load(Ordering::SeqCst) > 0
     }
 
     fn take(&self) -> Option<Arc<Partition>> {
@@ -43,6 +59,7 @@ impl OffloadQueue {
         if !waiting.is_empty() {
             self.filled.notify_one();
         }
+        self.working.fetch_add(usize::from(partition.is_some()), Ordering::SeqCst);
         partition
     }
 }
@@ -87,6 +104,10 @@ impl OffloadTrouble {
 pub(super) async fn run(node: Arc<Node>) {
     let mut stop = node.stopping();
     loop {
+        tokio::select! {
+            () = node.pacer.turn() => {}
+            _ = stop.wait_for(|stopping| *stopping) => return,
+        }
         let Some(partition) = node.offloads.take() else {
             tokio::select! {
                 () = node.offloads.filled.notified() => continue,
@@ -97,6 +118,7 @@ pub(super) async fn run(node: Arc<Node>) {
             again = offload_next(&node, &partition) => again,
             _ = stop.wait_for(|stopping| *stopping) => return,
         };
+        node.offloads.working.fetch_sub(1, Ordering::SeqCst);
         // Released before looking again: who sealed a segment in between was not queued.
         partition.is_offload_queued.store(false, Ordering::SeqCst);
         if again && partition.has_seal_task() {
@@ -157,11 +179,12 @@ async fn offload_next(node: &Arc<Node>, partition: &Arc<Partition>) -> bool {
 }
 
 async fn publish(node: &Arc<Node>, partition: &Arc<Partition>, task: SealTask) -> Result<(), OffloadError> {
-    let end = task.segment.end;
+    let (end, bytes) = (task.segment.end, task.segment.bytes);
     let segment = segment_to_offload(partition, task);
     let manifest = node.offloader.offload(segment).await?;
     assert!(manifest.tiered_end >= end, "a published segment moves the tier's end");
     partition.set_manifest(manifest);
+    node.pacer.published(bytes);
     Ok(())
 }
 
@@ -236,6 +259,7 @@ impl Node {
         if !found.record().config.uploads() {
             return Err(OffloadNowError::NoTier(topic.to_owned()));
         }
+        let _hurry = self.pacer.hurry();
         let deadline = tokio::time::Instant::now() + timeout;
         let mut ends = Vec::new();
         for partition in found.partitions() {

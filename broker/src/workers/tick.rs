@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use highwater_model::limits::WORKER_TICK_MS;
 
+use super::pace::Unpublished;
 use super::pause;
 use crate::node::Node;
 
@@ -14,6 +15,7 @@ pub(super) async fn run(node: Arc<Node>) {
     while pause(&node, Duration::from_millis(WORKER_TICK_MS)).await {
         node.disk.look();
         let now_ms = node.now_ms();
+        let mut unpublished = Unpublished::default();
         for partition in node.partitions.view().partitions() {
             match partition.roll_if_due(now_ms) {
                 Ok(false) => {}
@@ -29,6 +31,8 @@ pub(super) async fn run(node: Arc<Node>) {
             if partition.is_flush_due(now_ms) {
                 node.flush.push(partition);
             }
+            unpublished.add(partition.unpublished());
         }
+        node.pacer.counted(unpublished);
     }
 }

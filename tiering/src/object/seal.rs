@@ -7,6 +7,7 @@
 //! upload id of its own), 11 (its ranges are contiguous), 19.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use highwater_log::EpochStart;
@@ -91,6 +92,9 @@ pub enum SealError {
     /// The footer could not be written: a defect.
     #[error("writing the footer: {0}")]
     Footer(String),
+    /// The caller has asked it to stop; nothing is wrong with the segment.
+    #[error("sealing was interrupted")]
+    Interrupted,
 }
 
 /// What an object holds, for the manifest and for metrics.
@@ -160,6 +164,14 @@ impl Sealer {
     /// # Errors
     /// `Rotten` names the place where the segment cannot be trusted; nothing of it may then be published.
     pub fn seal(&mut self, input: &SealInput) -> Result<SealedObject, SealError> {
+        self.seal_unless(input, &AtomicBool::new(false))
+    }
+
+    /// As [`Sealer::seal`], and ends within a stripe's work once `stop` is set.
+    ///
+    /// # Errors
+    /// As [`Sealer::seal`]; `Interrupted` when `stop` was set before the last stripe was cut.
+    pub fn seal_unless(&mut self, input: &SealInput, stop: &AtomicBool) -> Result<SealedObject, SealError> {
         check_input(input)?;
         self.columns.clear();
         self.group.clear();
@@ -167,7 +179,7 @@ impl Sealer {
         let mut reader = SegmentReader::new(input);
         let mut decompressed = std::mem::take(&mut self.decompressed);
         let full = Cell::new(false);
-        let mut building = Building::new(input, self, &full);
+        let mut building = Building::new(input, self, &full, stop);
         let walked = reader.walk(&mut decompressed, &full, |row| building.push(row));
         let end = if full.get() { reader.expected() } else { input.identity.end };
         let cut = walked.and_then(|()| building.cut_row_group());
@@ -210,10 +222,17 @@ struct Building<'a> {
     raw_bytes: u64,
     /// Set once the object is as large as it may be.
     full: &'a Cell<bool>,
+    /// Set by the caller's thread to end the work.
+    stop: &'a AtomicBool,
 }
 
 impl<'a> Building<'a> {
-    fn new(input: &'a SealInput, sealer: &'a mut Sealer, full: &'a Cell<bool>) -> Building<'a> {
+    fn new(
+        input: &'a SealInput,
+        sealer: &'a mut Sealer,
+        full: &'a Cell<bool>,
+        stop: &'a AtomicBool,
+    ) -> Building<'a> {
         Building {
             input,
             sealer,
@@ -224,6 +243,7 @@ impl<'a> Building<'a> {
             base: (0, 0),
             raw_bytes: 0,
             full,
+            stop,
         }
     }
 
@@ -251,6 +271,9 @@ impl<'a> Building<'a> {
         let Some((_, last)) = sealer.columns.offset_range() else {
             return Ok(());
         };
+        if self.stop.load(Relaxed) {
+            return Err(SealError::Interrupted);
+        }
         let (bloom, compression) = (self.input.compacted, self.input.compression);
         sealer.group.append(&mut sealer.columns, self.cut_at, bloom, compression, &mut sealer.compressor)?;
         sealer.columns.clear();

@@ -3,8 +3,10 @@
 //! A stream is known by partition and next offset: Kafka consumers say no more. It holds the row group it is
 //! in, those fetched ahead, the next object opened ahead, and the next batches rebuilt ahead, all bounded:
 //! everything that a parked stream holds has memory from one budget that is only tried, never waited for, and
-//! is given back when it is used or the reader has been silent for a while. A stream that gets none holds
-//! nothing and relies on the cache, through which two readers at one offset share as well.
+//! is given back when it is used or the reader has been silent for a while. What is ahead takes half of it at
+//! most: a row group is read in many small reads, and a stream that cannot hold it between them fetches all
+//! of it for each. A stream that gets none holds nothing and relies on the cache, through which two readers
+//! at one offset share as well.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
@@ -34,7 +36,19 @@ type Coming<T> = Shared<BoxFuture<'static, Option<T>>>;
 
 /// A part of the budget; shared by a stream and by the work that goes on for it, as either may outlive the
 /// other.
-type Memory = Arc<OwnedSemaphorePermit>;
+type Memory = Arc<Part>;
+
+struct Part {
+    _whole: OwnedSemaphorePermit,
+    /// Its part of what may be ahead of readers, until the reader is there.
+    ahead: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Part {
+    fn reader_is_there(&self) {
+        drop(self.ahead.lock().expect("no panic while a part is locked").take());
+    }
+}
 
 struct AheadGroup {
     key: GroupKey,
@@ -87,6 +101,7 @@ impl Stream {
         self.enter(place.clone());
         if let Some(bytes) = first {
             let key = (place.entry.upload_id, 0);
+            ahead.memory.reader_is_there();
             self.current = Some(Held { key, bytes, memory: Some(ahead.memory) });
         }
         Some(place)
@@ -107,6 +122,7 @@ impl Stream {
         self.groups.drain(..at);
         let ahead = self.groups.pop_front()?;
         let bytes = ahead.bytes.await?;
+        ahead.memory.reader_is_there();
         self.current = Some(Held { key, bytes: bytes.clone(), memory: Some(ahead.memory) });
         Some(bytes)
     }
@@ -120,6 +136,11 @@ impl Stream {
     /// The bytes turned out to be damaged.
     pub(super) fn drop_group(&mut self) {
         self.current = None;
+    }
+
+    /// Drops what is furthest ahead; false when there is nothing.
+    fn give_up_ahead(&mut self) -> bool {
+        self.object.take().is_some() || self.groups.pop_back().is_some() || self.chunk.take().is_some()
     }
 
     /// Batches that were rebuilt ahead from this offset on, if they fit.
@@ -148,6 +169,9 @@ struct Parked {
 /// All streams that wait for their reader's next read.
 pub(super) struct Streams {
     parked: Arc<Mutex<BTreeMap<(TopicPartition, Offset), Parked>>>,
+    whole: Arc<Semaphore>,
+    whole_units: u32,
+    /// Half of the whole, for what is ahead of readers.
     ahead: Arc<Semaphore>,
     ahead_units: u32,
     /// Whether a task will look for silent readers.
@@ -169,10 +193,13 @@ fn drop_silent(parked: &Mutex<Map>, idle: Duration) -> usize {
 }
 
 impl Streams {
-    pub(super) fn new(ahead_bytes: usize) -> Streams {
-        let ahead_units = units(ahead_bytes, 1 << 30);
+    pub(super) fn new(bytes: usize) -> Streams {
+        let whole_units = units(bytes, 1 << 30);
+        let ahead_units = whole_units / 2;
         Streams {
             parked: Arc::default(),
+            whole: Arc::new(Semaphore::new(whole_units as usize)),
+            whole_units,
             ahead: Arc::new(Semaphore::new(ahead_units as usize)),
             ahead_units,
             watched: Arc::default(),
@@ -207,31 +234,48 @@ impl Streams {
         }
     }
 
-    /// Memory for something to be fetched ahead, if there is some.
-    fn memory(&self, bytes: usize) -> Option<Memory> {
-        self.try_memory(bytes).or_else(|| {
+    /// What `take` gives, now or after readers that have been silent gave theirs back.
+    fn memory(&self, take: impl Fn() -> Option<Memory>) -> Option<Memory> {
+        take().or_else(|| {
             drop_silent(&self.parked, Duration::from_millis(TIER_STREAM_IDLE_MS / 5));
-            self.try_memory(bytes)
+            take()
         })
     }
 
-    fn try_memory(&self, bytes: usize) -> Option<Memory> {
+    /// Memory for what a reader is in.
+    fn memory_here(&self, bytes: usize) -> Option<Memory> {
+        if self.whole_units == 0 {
+            return None;
+        }
+        let whole = self.whole.clone().try_acquire_many_owned(units(bytes, self.whole_units)).ok()?;
+        Some(Arc::new(Part { _whole: whole, ahead: Mutex::default() }))
+    }
+
+    /// Memory for something ahead of a reader.
+    fn memory_ahead(&self, bytes: usize) -> Option<Memory> {
         if self.ahead_units == 0 {
             return None;
         }
-        let units = units(bytes, self.ahead_units);
-        self.ahead.clone().try_acquire_many_owned(units).ok().map(Arc::new)
+        let ahead = self.ahead.clone().try_acquire_many_owned(units(bytes, self.ahead_units)).ok()?;
+        let whole = self.whole.clone().try_acquire_many_owned(units(bytes, self.whole_units)).ok()?;
+        Some(Arc::new(Part { _whole: whole, ahead: Mutex::new(Some(ahead)) }))
     }
 
-    /// Finds memory for the row group that the reader is in, or gives it up. A reader that is not known to go
-    /// on takes it from nobody.
+    /// Finds memory for the row group that the reader is in, also by giving up what is ahead of it, or gives
+    /// it up. A reader that is not known to go on takes it from nobody.
     fn keep(&self, stream: &mut Stream) {
-        let replays = stream.run > 1;
-        let Some(held) = stream.current.as_mut().filter(|held| held.memory.is_none()) else { return };
+        let Some(held) = stream.current.as_ref().filter(|held| held.memory.is_none()) else { return };
         let bytes = held.bytes.len();
-        held.memory = if replays { self.memory(bytes) } else { self.try_memory(bytes) };
-        if held.memory.is_none() {
-            stream.current = None;
+        let mut memory = match stream.run > 1 {
+            true => self.memory(|| self.memory_here(bytes)),
+            false => self.memory_here(bytes),
+        };
+        while memory.is_none() && stream.give_up_ahead() {
+            memory = self.memory_here(bytes);
+        }
+        stream.current = stream.current.take().filter(|_| memory.is_some());
+        if let Some(held) = &mut stream.current {
+            held.memory = memory;
         }
     }
 
@@ -288,7 +332,7 @@ impl Streams {
             return;
         }
         let length = place.index.row_groups[group].length as usize;
-        let Some(memory) = self.memory(length) else { return };
+        let Some(memory) = self.memory(|| self.memory_ahead(length)) else { return };
         let (loader, scope, place) = (loader.clone(), scope.clone(), place.clone());
         let working = memory.clone();
         let bytes = coming(async move {
@@ -313,7 +357,7 @@ impl Streams {
         }
         // The next object's row groups are likely as long as this one's.
         let length = place.index.row_groups.first().map_or(0, |g| g.length as usize);
-        let Some(memory) = self.memory(length) else { return };
+        let Some(memory) = self.memory(|| self.memory_ahead(length)) else { return };
         let (loader, scope, manifest) = (loader.clone(), scope.clone(), manifest.clone());
         let working = memory.clone();
         let opened = coming(async move {
@@ -353,7 +397,7 @@ impl Streams {
         let stripe = row_group.stripe_for_offset(offset).map(|s| row_group.stripes[s].records_bytes);
         // At least one batch comes back, which has no more than a stripe.
         let bytes = bytes_max.max(stripe.map_or(0, |bytes| bytes as usize + HEADER_BYTES));
-        let Some(memory) = self.memory(bytes) else { return };
+        let Some(memory) = self.memory(|| self.memory_ahead(bytes)) else { return };
         let (loader, scope, place) = (loader.clone(), scope.clone(), place.clone());
         let (upload_id, working) = (place.entry.upload_id, memory.clone());
         let chunk = coming(async move {
