@@ -64,6 +64,20 @@ pub enum AppendRefusal {
     Log(#[from] LogError),
 }
 
+/// The end of what a manifest lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierEnd {
+    pub offset: Offset,
+    /// The leader epoch of the last record below, if there is one.
+    pub epoch: Option<LeaderEpoch>,
+}
+
+/// One leader writes each epoch: logs that have the same epoch at an offset are the same up to there.
+fn is_part_of_tier(log: &PartitionLog, tier: TierEnd) -> bool {
+    let last = log.epochs().iter().rfind(|e| e.start_offset < tier.offset).map(|e| e.epoch);
+    tier.offset <= log.log_end() && last.is_some() && last == tier.epoch
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct ReplicaLog {
@@ -77,12 +91,22 @@ pub struct ReplicaLog {
 }
 
 impl ReplicaLog {
-    /// Takes over an open log. `committed_end`: what is known to be committed, at least the tier's end; it is
-    /// bounded by the log's end.
-    pub fn new(node_id: NodeId, log: PartitionLog, committed_end: Offset) -> ReplicaLog {
-        let committed_end = committed_end.clamp(0, log.log_end());
-        let replica = Replica::new(node_id, committed_end);
+    /// Takes over an open log. What of it is committed, as far as a manifest can tell: what lies in the tier,
+    /// if the log has it from the same leader, and else nothing that is local. A node that comes back may have
+    /// records of its own below the tier's end that lost against those in the tier.
+    pub fn new(node_id: NodeId, log: PartitionLog, tier: TierEnd) -> ReplicaLog {
+        let committed_end = match is_part_of_tier(&log, tier) {
+            true => tier.offset.max(log.local_start()),
+            false => log.local_start(),
+        };
+        let replica = Replica::new(node_id, committed_end.min(log.log_end()));
         ReplicaLog { log, replica, guards: Guards::default(), has_begun: false, last_led: -1 }
+    }
+
+    /// Whether this log has the records below the tier's end that the tier has. A leader of an unclean election
+    /// may not.
+    pub fn agrees_with(&self, tier: TierEnd) -> bool {
+        tier.offset <= self.log.local_start() || is_part_of_tier(&self.log, tier)
     }
 
     /// For the simulation alone: works without some of the guards, to prove that their absence is noticed.

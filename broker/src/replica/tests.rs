@@ -14,6 +14,7 @@ use super::*;
 use crate::core::replica::Member;
 
 mod cases;
+mod control;
 mod model;
 
 const NOW: i64 = 1_700_000_000_000;

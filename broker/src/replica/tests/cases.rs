@@ -6,7 +6,7 @@ use highwater_log::disk::Disk;
 use super::*;
 
 fn replica(node_id: NodeId) -> ReplicaLog {
-    ReplicaLog::new(node_id, open(&SimDisk::new()), 0)
+    ReplicaLog::new(node_id, open(&SimDisk::new()), TierEnd::default())
 }
 
 /// Three replicas, the first leads in epoch 0.
@@ -232,7 +232,7 @@ fn a_log_that_knows_nothing_is_told_where_to_begin() {
     let tiered_end = one.log().active_start();
     let mut log = open(&SimDisk::new());
     log.reset_to(tiered_end).expect("begins");
-    let mut fresh = ReplicaLog::new(3, log, tiered_end);
+    let mut fresh = ReplicaLog::new(3, log, TierEnd { offset: tiered_end, epoch: Some(0) });
     fresh.set_assignment(NOW, &assignment(1, 0, &[1, 2]));
     assert!(fresh.next_fetch(1).expect("follows").needs_beginning);
     assert_eq!(exchange(&mut one, &mut fresh, tiered_end).began_at, Some(tiered_end));
@@ -282,7 +282,7 @@ fn damage_is_replaced_by_a_leader_that_has_committed_it() {
     disk.remove("checkpoint").expect("else it would be believed");
     let log = open(&disk);
     assert!(log.damaged_below().is_some());
-    let mut damaged = ReplicaLog::new(3, log, 0);
+    let mut damaged = ReplicaLog::new(3, log, TierEnd::default());
     damaged.set_assignment(NOW, &assignment(1, 0, &[1, 2]));
     let refused = FetchAnswer {
         position: damaged.next_fetch(1).expect("follows").position,
@@ -295,4 +295,27 @@ fn damage_is_replaced_by_a_leader_that_has_committed_it() {
     assert!(taken.damage_cut && taken.appended_batches > 0, "{taken:?}");
     catch_up(&mut one, &mut damaged, 0);
     assert_eq!(stored(damaged.log()), stored(one.log()));
+}
+
+/// A node that comes back with records of its own below the tier's end takes them for committed only if they
+/// are the tier's.
+#[test]
+fn what_the_tier_has_from_another_leader_is_not_committed_here() {
+    let [mut one, mut two, mut three] = three();
+    for n in 0..3 {
+        append(&mut one, 7, 2 * n);
+    }
+    let disk = SimDisk::new();
+    let mut log = open(&disk);
+    for (header, bytes) in stored(one.log()) {
+        log.append_replicated(&header, &bytes, NOW).expect("follows");
+    }
+    let tier = |offset, epoch| TierEnd { offset, epoch: Some(epoch) };
+    let lost = ReplicaLog::new(3, log, tier(4, 1));
+    assert_eq!((lost.high_watermark(), lost.agrees_with(tier(4, 1))), (0, false));
+    let same = ReplicaLog::new(3, open(&disk.kill()), tier(4, 0));
+    assert_eq!((same.high_watermark(), same.agrees_with(tier(4, 0))), (4, true));
+    catch_up(&mut one, &mut two, 0);
+    catch_up(&mut one, &mut three, 0);
+    assert!(two.agrees_with(tier(6, 0)) && !two.agrees_with(tier(7, 0)));
 }
