@@ -244,7 +244,7 @@ pub fn check_crc(batch: &[u8]) -> Result<(), BatchError> {
         return Err(BatchError::Truncated { needed: HEADER_BYTES, available: batch.len() });
     }
     let stored = u32::from_be_bytes(field(batch, CRC_AT));
-    let computed = crc32c::crc32c(&batch[CRC_START..]);
+    let computed = crc_fast::crc32_iscsi(&batch[CRC_START..]);
     if stored != computed {
         return Err(BatchError::Crc { stored, computed });
     }
@@ -254,7 +254,7 @@ pub fn check_crc(batch: &[u8]) -> Result<(), BatchError> {
 /// Computes and writes the CRC of one whole batch.
 pub fn write_crc(batch: &mut [u8]) {
     assert!(batch.len() >= HEADER_BYTES, "a batch has a header");
-    let crc = crc32c::crc32c(&batch[CRC_START..]);
+    let crc = crc_fast::crc32_iscsi(&batch[CRC_START..]);
     batch[CRC_AT..CRC_START].copy_from_slice(&crc.to_be_bytes());
 }
 

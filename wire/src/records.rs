@@ -122,13 +122,13 @@ impl<'a> Records<'a> {
             }
             return Ok(None);
         }
-        match read_record(&mut self.rest) {
-            Ok(record) => {
-                self.index += 1;
-                Ok(Some(record))
-            }
-            Err(what) => Err(self.broken(what)),
-        }
+        let (record, after) = match usual_record(self.rest) {
+            Some(found) => found,
+            None => unusual_record(self.rest).map_err(|what| self.broken(what))?,
+        };
+        self.rest = after;
+        self.index += 1;
+        Ok(Some(record))
     }
 
     /// Bytes not yet read.
@@ -148,10 +148,67 @@ type Parsed<T> = Result<T, &'static str>;
 const CUT_SHORT: &str = "cut short";
 const VARINT_TOO_LONG: &str = "varint too long";
 
+/// A record as nearly all are: without headers, its varints of 3 bytes or less. `None` for any other and for
+/// one that is not sound; then `unusual_record` has the word.
 #[inline(always)]
-fn read_record<'a>(rest: &mut &'a [u8]) -> Parsed<RecordRef<'a>> {
-    let length = usize::try_from(varint(rest)?).map_err(|_| "negative length")?;
-    let mut body = take(rest, length)?;
+fn usual_record(bytes: &[u8]) -> Option<(RecordRef<'_>, &[u8])> {
+    let word = word_at(bytes, 0)?;
+    let (length, at) = short_varint(word)?;
+    let (record, after) = bytes.split_at_checked(at + (length >> 1) as usize)?;
+    let (timestamp_delta, n) = short_varint(word >> 8 >> (8 * at))?;
+    let at = at + 1 + n;
+    let word = word_at(bytes, at)?;
+    let (offset_delta, n) = short_varint(word)?;
+    let (key_length, m) = short_varint(word >> (8 * n))?;
+    let (key, at) = short_field(record, at + n + m, key_length)?;
+    let (value_length, n) = short_varint(word_at(bytes, at)?)?;
+    let (value, at) = short_field(record, at + n, value_length)?;
+    if record.len() != at + 1 || record[at] != 0 || length & 1 != 0 {
+        return None;
+    }
+    let (offset_delta, timestamp_delta) = (unzigzag(offset_delta), i64::from(unzigzag(timestamp_delta)));
+    Some((RecordRef { offset_delta, timestamp_delta, key, value, headers: HeadersRef::default() }, after))
+}
+
+#[inline(always)]
+fn word_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// An unsigned varint of up to 3 bytes at the low end of `word`, and its length.
+#[inline(always)]
+fn short_varint(word: u64) -> Option<(u32, usize)> {
+    let word = word as u32;
+    if word & 0x80 == 0 {
+        Some((word & 0x7f, 1))
+    } else if word & 0x8000 == 0 {
+        Some((word & 0x7f | word >> 1 & 0x3f80, 2))
+    } else if word & 0x80_0000 == 0 {
+        Some((word & 0x7f | word >> 1 & 0x3f80 | word >> 2 & 0x1f_c000, 3))
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn unzigzag(value: u32) -> i32 {
+    (value >> 1) as i32 ^ -((value & 1) as i32)
+}
+
+#[inline(always)]
+fn short_field(record: &[u8], at: usize, length: u32) -> Option<(Option<&[u8]>, usize)> {
+    if length & 1 != 0 {
+        return (length == 1).then_some((None, at));
+    }
+    let end = at + (length >> 1) as usize;
+    Some((Some(record.get(at..end)?), end))
+}
+
+/// Any record, and what follows it.
+#[inline(never)]
+fn unusual_record(mut rest: &[u8]) -> Parsed<(RecordRef<'_>, &[u8])> {
+    let length = usize::try_from(varint(&mut rest)?).map_err(|_| "negative length")?;
+    let mut body = take(&mut rest, length)?;
     let (_attributes, after) = body.split_first().ok_or(CUT_SHORT)?;
     body = after;
     let timestamp_delta = varlong(&mut body)?;
@@ -159,7 +216,7 @@ fn read_record<'a>(rest: &mut &'a [u8]) -> Parsed<RecordRef<'a>> {
     let key = nullable(&mut body)?;
     let value = nullable(&mut body)?;
     let headers = read_headers(body)?;
-    Ok(RecordRef { offset_delta, timestamp_delta, key, value, headers })
+    Ok((RecordRef { offset_delta, timestamp_delta, key, value, headers }, rest))
 }
 
 /// The rest of a record: a count and that many headers, nothing after them.

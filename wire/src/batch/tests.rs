@@ -115,6 +115,18 @@ fn the_crc_is_the_java_clients() {
     assert!(!crc_matches(&[0; 60]));
 }
 
+/// Every way that the checksum takes by length and alignment, against another crate's.
+#[test]
+fn the_crc_is_crc_32c_at_every_length() {
+    let bytes: Vec<u8> = (0..70_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let lengths = (HEADER_BYTES..1_200).chain([4_095, 16_384, 65_537, 69_990]);
+    for (at, length) in lengths.enumerate() {
+        let mut batch = bytes[at % 9..at % 9 + length].to_vec();
+        write_crc(&mut batch);
+        assert_eq!(batch[CRC_AT..CRC_START], crc32c::crc32c(&batch[CRC_START..]).to_be_bytes(), "{length}");
+    }
+}
+
 #[test]
 fn the_stamped_prefix_is_outside_the_crc() {
     let mut batch = java_batch("none");

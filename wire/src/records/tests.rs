@@ -91,10 +91,15 @@ fn varints_that_go_on_are_refused() {
 }
 
 fn parse(record: &[u8]) -> Result<(), &'static str> {
-    let mut rest = record;
-    let parsed = read_record(&mut rest).map(|_| ());
-    assert!(parsed.is_err() || rest.is_empty());
-    parsed
+    let parsed = unusual_record(record);
+    assert!(parsed.is_err() || parsed.is_ok_and(|(_, rest)| rest.is_empty()));
+    // With something behind it the short way is tried as well.
+    let padded = [record, &[0; 16]].concat();
+    match usual_record(&padded) {
+        Some((quick, rest)) => assert_eq!((Ok(quick), rest.len()), (parsed.map(|(it, _)| it), 16)),
+        None => assert!(unusual_record(&padded).map(|(it, _)| it.headers.is_empty()) != Ok(true)),
+    }
+    parsed.map(|_| ())
 }
 
 #[test]
@@ -176,6 +181,37 @@ proptest! {
         prop_assert_eq!(read.len(), records.len());
         for (i, (read, (timestamp, key, value, headers))) in read.into_iter().zip(records).enumerate() {
             prop_assert_eq!(read, OwnedRecord { offset: 1_000 + i as i64, timestamp, key, value, headers });
+        }
+    }
+}
+
+proptest! {
+    /// The short way says what the long one says, or leaves it the word; also of bytes that are wrong.
+    #[test]
+    fn both_ways_to_read_a_record_agree(
+        deltas in (-2_000_000i64..2_000_000, any::<bool>()),
+        key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
+        value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20_000)),
+        padding in proptest::collection::vec(any::<u8>(), 0..12),
+        damage in proptest::collection::vec((0usize..24, any::<u8>()), 0..3),
+    ) {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(0, None, None, &[]);
+        builder.push(deltas.0, key.as_deref(), value.as_deref(), &[(&b"h"[..], None)][..usize::from(deltas.1)]);
+        let section = &builder.build()[HEADER_BYTES..];
+        let mut bytes = [&section[RECORD_BYTES_MIN..], &padding].concat();
+        let is_short = deltas.0.abs() < 1_000_000 && !deltas.1;
+        let whole_words = value.as_ref().map_or(0, Vec::len) + padding.len() >= 8 && padding.len() >= 7;
+        if is_short && whole_words {
+            prop_assert!(usual_record(&bytes).is_some(), "the short way is taken");
+        }
+        for (at, byte) in damage {
+            if let Some(slot) = bytes.get_mut(at) {
+                *slot = byte;
+            }
+        }
+        if let Some(found) = usual_record(&bytes) {
+            prop_assert_eq!(unusual_record(&bytes), Ok(found));
         }
     }
 }
