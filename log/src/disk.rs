@@ -48,6 +48,10 @@ pub trait DiskFile: Send + Sync + Debug {
     fn file(&self) -> &Arc<File>;
     /// One write call at `position`; may write less than all.
     fn write_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
+    /// Gives back what the disk holds for the file past its end; called when no more is appended.
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Cuts the file to `bytes`.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Drops what the page cache holds of the file and the disk has too, so that the next reads are from the

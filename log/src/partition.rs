@@ -401,6 +401,10 @@ impl PartitionLog {
         let interval_bytes = self.settings.index_interval_bytes;
         let old = std::mem::replace(&mut self.active, ActiveSegment::empty(end, interval_bytes));
         self.active.file.get_or_init(|| file);
+        let finished = old.file.into_inner().expect("prepared above");
+        if let Err(error) = finished.finish() {
+            warn!(%error, segment = old.start, "disk space ahead of a sealed segment was not given back");
+        }
         self.sealed.push(SealedSegment {
             start: old.start,
             end: old.end,
@@ -408,7 +412,7 @@ impl PartitionLog {
             max_timestamp: old.max_timestamp,
             sealed_at_ms: now_ms,
         });
-        self.unflushed.push((old.end, old.file.into_inner().expect("prepared above")));
+        self.unflushed.push((old.end, finished));
         self.flush.name_was_added();
         self.flush.checkpoint_is_stale();
         self.closed_cleanly = false;

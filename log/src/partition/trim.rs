@@ -241,6 +241,9 @@ impl PartitionLog {
         if active.bytes == 0 && self.sealed.is_empty() && active.file.get().is_none() {
             return Ok(());
         }
+        if let Some(Err(error)) = active.file.get().map(|file| file.finish()) {
+            warn!(%error, "disk space ahead of the active segment was not given back");
+        }
         self.store_active_index();
         let has_producers = !self.producers.is_empty();
         if has_producers && active.bytes > 0 {
