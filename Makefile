@@ -8,7 +8,7 @@ CARGO ?= cargo
 HIGHWATER_FUZZ_INPUTS ?= 1000000
 export HIGHWATER_FUZZ_INPUTS
 
-.PHONY: help prerequisites build tools demo test check unit end-to-end bench bench-quick fuzz clean
+.PHONY: help prerequisites build tools demo test check unit end-to-end sim bench bench-quick fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,12 @@ test: prerequisites ## everything: formats, lints, all tests, the demo
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release --workspace
 	$(MAKE) --no-print-directory demo
+
+# SEEDS of every mode; or one with its whole trace: SEED=17 MODE=fetch; WITHOUT=guard shows that it is missed.
+SEEDS ?= 1000
+sim: ## seeded simulation of the cluster (SEEDS=n, or SEED=n for one with its trace)
+	$(CARGO) run --release -q -p highwater-sim -- --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(MODE),--mode $(MODE)) $(if $(WITHOUT),--without $(WITHOUT))
 
 bench: build ## Highwater and Apache Kafka side by side (about an hour on an idle machine)
 	scripts/tools.sh minio python kafka

@@ -7,8 +7,8 @@
 //!
 //! Layout, one directory per partition (bytes in `docs/format.md`): `<start:020>.log` batches and nothing
 //! else; `<start:020>.index` sparse offsets and times, derivable; `<offset:020>.producers` the producer table
-//! at a segment's start, derivable; `checkpoint` epochs, sealed segments and the clean end, derivable but for
-//! epochs of evicted offsets; `marks` log start and recovery point.
+//! at a segment's start, derivable until what lies before is evicted; `checkpoint` epochs, sealed segments
+//! and the clean end, derivable but for epochs of evicted offsets; `marks` log start and recovery point.
 //!
 //! Durability. An append is in the page cache: it survives `kill -9`, not power failure. A `FlushTicket`, run
 //! off the owner's lock, makes what the log held when it was drawn durable, and moves the recovery point. A
@@ -394,7 +394,7 @@ impl PartitionLog {
         }
         self.prepare_active()?;
         let end = self.active.end;
-        self.store_derived(&names::producers(end), &self.producers.encode(end));
+        self.store_producers(end);
         self.store_active_index();
         let name = names::log(end);
         let file = self.disk.create(&name).map_err(disk_error("create", &name))?;

@@ -4,6 +4,7 @@
 //! it under its lock, runs it on the disk's flush queue, and hands the outcome back under its lock. Invariant
 //! 5: a failure poisons the log at once, through a flag they share, whatever the owner does with the error.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -29,6 +30,11 @@ pub(super) struct FlushState {
     /// A raised log start that is written and not yet synced.
     marks: Option<(u64, Arc<dyn DiskFile>)>,
     marks_raised: u64,
+    /// Producer snapshots at the borders of segments that are written and not yet synced, by the count of them.
+    snapshots: Vec<(u64, Offset, Arc<dyn DiskFile>)>,
+    snapshots_written: u64,
+    /// Borders whose snapshot is durable, as far as this process has made it so.
+    snapshots_synced: BTreeSet<Offset>,
     /// The marks, kept open by a log that flushes: else every flush would open them, under the owner's lock.
     open_marks: Option<Arc<dyn DiskFile>>,
 }
@@ -59,13 +65,41 @@ impl FlushState {
         self.open_marks.clone()
     }
 
+    /// The next flush syncs it.
+    pub fn snapshot_was_written(&mut self, border: Offset, file: Arc<dyn DiskFile>) {
+        self.snapshots_written += 1;
+        self.names_added += 1;
+        self.snapshots.push((self.snapshots_written, border, file));
+    }
+
+    pub fn snapshot_was_synced(&mut self, border: Offset) {
+        self.snapshots_synced.insert(border);
+    }
+
+    fn snapshots_were_synced(&mut self, upto: u64) {
+        let synced = self.snapshots.extract_if(.., |(written, _, _)| *written <= upto);
+        self.snapshots_synced.extend(synced.map(|(_, border, _)| border));
+    }
+
+    pub fn has_durable_snapshot(&self, border: Offset) -> bool {
+        self.snapshots_synced.contains(&border)
+    }
+
+    /// Snapshots below are of no more use.
+    pub fn forget_snapshots_below(&mut self, border: Offset) {
+        self.snapshots.retain(|(_, at, _)| *at >= border);
+        self.snapshots_synced.retain(|at| *at >= border);
+    }
+
     pub fn checkpoint_is_stale(&mut self) {
         self.checkpoint_changes += 1;
     }
 
     /// Makes outstanding tickets void and waits for one that is replacing the checkpoint.
-    pub fn end_moves_back(&mut self) {
+    pub fn end_moves_back(&mut self, end: Offset) {
         self.generation += 1;
+        self.snapshots.retain(|(_, at, _)| *at <= end);
+        self.snapshots_synced.retain(|at| *at <= end);
         self.checkpoint_changes += 1;
         self.checkpoint_stored = self.checkpoint_changes;
         let mut stored = self.shared.stored.lock().expect("no holder panics");
@@ -84,6 +118,7 @@ pub struct FlushTicket {
     generation: u64,
     names: Option<u64>,
     marks: Option<u64>,
+    snapshots: u64,
     checkpoint: Option<(u64, Vec<u8>)>,
 }
 
@@ -95,6 +130,7 @@ pub struct FlushDone {
     generation: u64,
     names: Option<u64>,
     marks: Option<u64>,
+    snapshots: u64,
     checkpoint: Option<u64>,
 }
 
@@ -138,8 +174,8 @@ impl FlushTicket {
             self.poison_on_error("fsync a partition's directory", self.disk.sync_dir())?;
         }
         let checkpoint = self.checkpoint.as_ref().and_then(|(change, content)| self.store(*change, content));
-        let FlushTicket { end, generation, names, marks, .. } = self;
-        Ok(FlushDone { end, generation, names, marks, checkpoint })
+        let FlushTicket { end, generation, names, marks, snapshots, .. } = self;
+        Ok(FlushDone { end, generation, names, marks, snapshots, checkpoint })
     }
 
     fn poison_on_error(&self, what: &'static str, done: std::io::Result<()>) -> Result<(), FlushError> {
@@ -181,6 +217,7 @@ impl PartitionLog {
     fn ticket(&self, mut files: Vec<Arc<dyn DiskFile>>, end: Offset) -> FlushTicket {
         let state = &self.flush;
         files.extend(state.marks.iter().map(|(_, file)| file.clone()));
+        files.extend(state.snapshots.iter().map(|(_, _, file)| file.clone()));
         let checkpoint = (state.checkpoint_stored < state.checkpoint_changes)
             .then(|| (state.checkpoint_changes, self.checkpoint().encode()));
         FlushTicket {
@@ -190,6 +227,7 @@ impl PartitionLog {
             end,
             generation: state.generation,
             marks: state.marks.as_ref().map(|(raised, _)| *raised),
+            snapshots: state.snapshots_written,
             names: (state.names_synced < state.names_added).then_some(state.names_added),
             checkpoint,
         }
@@ -207,6 +245,7 @@ impl PartitionLog {
         if done.marks.is_some() && done.marks == self.flush.marks.as_ref().map(|(raised, _)| *raised) {
             self.flush.marks = None;
         }
+        self.flush.snapshots_were_synced(done.snapshots);
         if let Some(checkpoint) = done.checkpoint {
             self.flush.checkpoint_stored = self.flush.checkpoint_stored.max(checkpoint);
         }

@@ -385,7 +385,7 @@ impl PartitionLog {
     fn seal_scanned(&mut self, now_ms: i64) {
         self.store_active_index();
         let end = self.active.end;
-        self.store_derived(&names::producers(end), &self.producers.encode(end));
+        self.store_producers(end);
         let empty = ActiveSegment::empty(end, self.settings.index_interval_bytes);
         let old = std::mem::replace(&mut self.active, empty);
         self.sealed.push(SealedSegment {

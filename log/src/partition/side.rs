@@ -20,6 +20,41 @@ impl PartitionLog {
         }
     }
 
+    /// Stores the producer table where a segment ends. The next flush makes it durable.
+    pub(super) fn store_producers(&mut self, border: Offset) {
+        let name = names::producers(border);
+        let content = self.producers.encode(border);
+        let created = self.disk.create(&name);
+        match created.and_then(|file| write_all(&*file, &content, &[], 0).map(|()| file)) {
+            Ok(file) => self.flush.snapshot_was_written(border, file),
+            Err(error) => warn!(%error, name, "not stored; it will be rebuilt when needed"),
+        }
+    }
+
+    /// Makes the producer table at a border durable before that is evicted which it could be rebuilt from: or
+    /// a power failure would leave a log that takes for new what a producer sends again. As a rule a flush has
+    /// done so.
+    ///
+    /// # Errors
+    /// `Io` if it could not be stored. What cannot be read for it is in the tier and goes all the same.
+    pub(super) fn keep_producers_at(&mut self, border: Offset) -> Result<(), LogError> {
+        if self.flush.has_durable_snapshot(border) {
+            return Ok(());
+        }
+        let name = names::producers(border);
+        match self.producers_at(border, 0) {
+            Err(error) => warn!(%error, name, "the producers of what is evicted are not known"),
+            Ok(producers) if producers.is_empty() => {}
+            Ok(producers) => {
+                replace_side_file(&*self.disk, &name, &producers.encode(border))
+                    .and_then(|()| self.disk.sync_dir())
+                    .map_err(disk_error("write", &name))?;
+                self.flush.snapshot_was_synced(border);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn store_active_index(&self) {
         if let Some(index) = self.active.index.get() {
             self.store_derived(&names::index(self.active.start), &index.encode(&self.active.indexed()));

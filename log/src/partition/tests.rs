@@ -255,6 +255,32 @@ fn rolls_by_age_when_idle_and_when_asked() {
     );
 }
 
+/// Found by the simulation: nothing can rebuild the producer table of evicted offsets, so it has to be on the
+/// disk before they go.
+#[test]
+fn the_producers_of_what_is_evicted_survive_a_power_failure() {
+    for (seed, is_reopened) in (0..200).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let disk = SimDisk::new();
+        let (mut log, _) = open(&disk);
+        let early = sequenced(7, 0, 3);
+        put(&mut log, &early);
+        flush(&mut log);
+        log.roll(NOW).expect("rolls");
+        put(&mut log, &sequenced(8, 0, 1));
+        flush(&mut log);
+        if is_reopened {
+            log = open(&disk).0;
+        }
+        drop(log.evict_below(3).expect("evicts"));
+        assert_eq!(log.local_start(), 3);
+        drop(log);
+        let (log, report) = open(&disk.crash(seed).expect("memory"));
+        let known = log.producers().check(&BatchHeader::parse(&early).expect("whole"));
+        let is_duplicate = matches!(known, Ok(Sequenced::Duplicate { base_offset: 0, .. }));
+        assert!(is_duplicate, "seed {seed}, reopened {is_reopened}: {known:?}, {report:?}");
+    }
+}
+
 #[test]
 fn eviction_takes_whole_sealed_segments_and_readers_keep_theirs() {
     let disk = SimDisk::new();

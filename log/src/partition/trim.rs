@@ -62,6 +62,9 @@ impl PartitionLog {
     /// `Io` if the first one could not be taken out; a later failure ends it early.
     pub fn evict_below(&mut self, offset: Offset) -> Result<Evicted, LogError> {
         let count = self.sealed.partition_point(|s| s.end <= offset);
+        if let Some(last) = count.checked_sub(1) {
+            self.keep_producers_at(self.sealed[last].end)?;
+        }
         let mut gone = 0;
         let mut doomed = Vec::new();
         for segment in &self.sealed[..count] {
@@ -80,6 +83,7 @@ impl PartitionLog {
         let first = self.first_segment_start();
         self.cache.retain(first, Offset::MAX);
         self.unflushed.retain(|(end, _)| *end > first);
+        self.flush.forget_snapshots_below(first);
         if gone > 0 {
             self.flush.checkpoint_is_stale();
         }
@@ -184,7 +188,7 @@ impl PartitionLog {
 
     /// Voids outstanding tickets and makes the lower recovery point durable before anything is cut.
     pub(super) fn end_moves_back(&mut self, end: Offset) -> Result<(), LogError> {
-        self.flush.end_moves_back();
+        self.flush.end_moves_back(end);
         self.closed_cleanly = false;
         self.flushed_end = self.flushed_end.min(end);
         // Both slots: later unsynced writes may tear the one and leave the other, which must not be the old

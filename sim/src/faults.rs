@@ -1,0 +1,271 @@
+//! What goes wrong, and when: drawn one fault after another from the seed.
+//!
+//! A fault is carried out here and ends by an event, or all at once when healing begins. Faults stay within
+//! what the product promises to survive: machines lose power only where the topic asks for a flush before the
+//! acknowledgement, and never the bucket or a disk for good.
+
+use std::collections::BTreeMap;
+
+use highwater_coordinator::core::{Command, ElectionKind};
+use highwater_log::disk::Fault as DiskFault;
+
+use crate::bucket::BucketWeather;
+use crate::context::{Context, Event};
+use crate::network::{Address, Host, MILLI, Micros, SECOND, Weather};
+use crate::random::Chance;
+use crate::world::World;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kill,
+    LosePower,
+    LosePowerEverywhere,
+    StopInOrder,
+    Pause,
+    CutOff,
+    CutOneWay,
+    Split,
+    BadWeather,
+    LoseControlLeader,
+    MemberDown,
+    ControlAway,
+    BucketAway,
+    BucketRough,
+    ClockJumps,
+    SyncFails,
+    DiskFull,
+    Reassign,
+    PreferredLeader,
+}
+
+/// How often each comes, relative to the others.
+const WEIGHTS: [(Kind, u64); 19] = [
+    (Kind::Kill, 10),
+    (Kind::LosePower, 10),
+    (Kind::LosePowerEverywhere, 3),
+    (Kind::StopInOrder, 6),
+    (Kind::Pause, 10),
+    (Kind::CutOff, 9),
+    (Kind::CutOneWay, 9),
+    (Kind::Split, 6),
+    (Kind::BadWeather, 5),
+    (Kind::LoseControlLeader, 6),
+    (Kind::MemberDown, 4),
+    (Kind::ControlAway, 3),
+    (Kind::BucketAway, 3),
+    (Kind::BucketRough, 5),
+    (Kind::ClockJumps, 3),
+    (Kind::SyncFails, 2),
+    (Kind::DiskFull, 2),
+    (Kind::Reassign, 5),
+    (Kind::PreferredLeader, 4),
+];
+
+/// What ends with a fault.
+#[derive(Clone, Copy, Debug)]
+enum Undo {
+    Network,
+    Weather,
+    Bucket,
+}
+
+/// The faults of one run.
+#[derive(Debug)]
+pub struct Faults {
+    chance: Chance,
+    undo: BTreeMap<u64, Undo>,
+}
+
+impl Faults {
+    pub fn new(chance: Chance) -> Faults {
+        Faults { chance, undo: BTreeMap::new() }
+    }
+
+    pub fn schedule(&mut self, context: &mut Context) {
+        let every = context.params.fault_every;
+        let pause = self.chance.between(every / 4, every * 2);
+        context.after(pause, Event::Fault);
+    }
+
+    fn kind(&mut self) -> Kind {
+        let mut at = self.chance.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
+        for (kind, weight) in WEIGHTS {
+            match at.checked_sub(weight) {
+                Some(rest) => at = rest,
+                None => return kind,
+            }
+        }
+        Kind::Kill
+    }
+
+    fn broker(&mut self, context: &Context) -> u64 {
+        self.chance.between(1, context.params.brokers)
+    }
+
+    fn ends(&mut self, context: &mut Context, undo: Undo, after: Micros) {
+        let fault = context.id();
+        self.undo.insert(fault, undo);
+        context.after(after, Event::FaultEnds { fault });
+    }
+
+    pub fn end(&mut self, world: &mut World, fault: u64) {
+        let Some(undo) = self.undo.remove(&fault) else { return };
+        world.context.note(format_args!("fault ends: {undo:?}"));
+        match undo {
+            Undo::Network => world.context.network.mend(),
+            Undo::Weather => world.context.network.weather = world.context.params.weather,
+            Undo::Bucket => world.bucket.weather = BucketWeather::FAIR,
+        }
+    }
+
+    /// The world is sound again; processes that are down or paused are brought back by the caller.
+    pub fn end_all(&mut self, world: &mut World) {
+        self.undo.clear();
+        world.context.network.mend();
+        world.context.network.weather = Weather::FAIR;
+        world.bucket.weather = BucketWeather::FAIR;
+    }
+
+    pub fn strike(&mut self, world: &mut World) {
+        let kind = self.kind();
+        let node = self.broker(&world.context);
+        let lasts = self.chance.between(100, 4_000) * MILLI;
+        world.context.note(format_args!("FAULT {kind:?} broker {node} for {lasts} us"));
+        match kind {
+            Kind::Kill => world.kill(node, false, lasts),
+            Kind::LosePower | Kind::LosePowerEverywhere => self.lose_power(world, kind, node, lasts),
+            Kind::StopInOrder => world.stop_in_order(node, lasts),
+            Kind::Pause => world.pause(node, lasts),
+            Kind::CutOff | Kind::CutOneWay | Kind::Split => self.cut(world, kind, node, lasts),
+            Kind::BadWeather => {
+                let weather = &mut world.context.network.weather;
+                weather.lost_permille = self.chance.between(0, 300);
+                weather.doubled_permille = self.chance.between(0, 200);
+                weather.delayed_permille = self.chance.between(0, 200);
+                weather.delayed_max = self.chance.between(50, 5_000) * MILLI;
+                self.ends(&mut world.context, Undo::Weather, lasts);
+            }
+            Kind::LoseControlLeader => world.control.lose_leader(&mut world.context),
+            Kind::MemberDown => {
+                let member = self.chance.between(1, world.context.params.members);
+                world.control.take_down(&mut world.context, member, lasts);
+            }
+            Kind::ControlAway => {
+                let members: Vec<u64> = world.control.members().collect();
+                for member in members {
+                    world.control.take_down(&mut world.context, member, lasts);
+                }
+            }
+            Kind::BucketAway | Kind::BucketRough => self.bucket(world, kind, lasts),
+            Kind::ClockJumps => {
+                let jump = self.chance.between(0, 20_000) as i64 - 10_000;
+                world.broker(node).skew_ms += jump;
+            }
+            Kind::SyncFails => self.disk(world, node, DiskFault::SyncFails, lasts),
+            Kind::DiskFull => {
+                let fault = DiskFault::WriteFails(std::io::ErrorKind::StorageFull);
+                self.disk(world, node, fault, lasts);
+            }
+            Kind::Reassign => self.reassign(world),
+            Kind::PreferredLeader => {
+                let partition = self.chance.below(u64::from(world.context.params.partitions)) as u32;
+                let tp = world.context.params.tp(partition);
+                world.administer(Command::ElectLeader { tp, kind: ElectionKind::Preferred });
+            }
+        }
+    }
+
+    fn lose_power(&mut self, world: &mut World, kind: Kind, node: u64, lasts: Micros) {
+        let may = world.context.params.flush_before_ack;
+        let nodes = match kind {
+            Kind::LosePowerEverywhere => (1..=world.context.params.brokers).collect(),
+            _ => vec![node],
+        };
+        for node in nodes {
+            world.kill(node, may, lasts);
+        }
+    }
+
+    fn cut(&mut self, world: &mut World, kind: Kind, node: u64, lasts: Micros) {
+        let network = &mut world.context.network;
+        let here = network.host(Address::Broker(node));
+        let members = world.control.members().map(Address::Member);
+        let brokers = (1..=world.context.params.brokers).map(Address::Broker);
+        let mut hosts: Vec<Host> = members.chain(brokers).map(|a| network.host(a)).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let with_bucket = self.chance.permille(300);
+        if with_bucket {
+            hosts.push(network.host(Address::Bucket));
+        }
+        let clients: Vec<Host> = world.clients.keys().map(|c| network.host(Address::Client(*c))).collect();
+        if self.chance.permille(300) {
+            hosts.extend(clients);
+        }
+        match kind {
+            Kind::CutOneWay => {
+                let outwards = self.chance.permille(500);
+                let some = self.chance.permille(500);
+                for there in hosts.into_iter().filter(|h| *h != here) {
+                    if some && self.chance.permille(500) {
+                        continue;
+                    }
+                    if outwards { network.cut(here, there) } else { network.cut(there, here) }
+                }
+            }
+            Kind::Split => {
+                let sides: Vec<bool> = hosts.iter().map(|_| self.chance.permille(500)).collect();
+                for (a, left) in hosts.iter().zip(&sides) {
+                    for (b, _) in hosts.iter().zip(&sides).filter(|(_, right)| *right != left) {
+                        network.cut(*a, *b);
+                    }
+                }
+            }
+            _ => {
+                for there in hosts {
+                    network.cut(here, there);
+                    network.cut(there, here);
+                }
+            }
+        }
+        self.ends(&mut world.context, Undo::Network, lasts);
+    }
+
+    fn bucket(&mut self, world: &mut World, kind: Kind, lasts: Micros) {
+        world.bucket.weather = BucketWeather {
+            is_away: kind == Kind::BucketAway,
+            refused_permille: self.chance.between(0, 400),
+            answer_lost_permille: self.chance.between(100, 500),
+            delay_max: self.chance.between(20, 1_500) * MILLI,
+        };
+        self.ends(&mut world.context, Undo::Bucket, lasts);
+    }
+
+    /// A disk error; whoever has a poisoned log is restarted soon, as an operator would.
+    fn disk(&mut self, world: &mut World, node: u64, fault: DiskFault, lasts: Micros) {
+        let partition = self.chance.below(u64::from(world.context.params.partitions)) as u32;
+        if fault == DiskFault::SyncFails && !world.context.params.flush_before_ack {
+            return;
+        }
+        let broker = world.broker(node);
+        if let Some(disk) = broker.data.sim(partition) {
+            disk.inject(fault);
+            if fault == DiskFault::SyncFails {
+                broker.fails_at = Some(lasts.min(SECOND));
+            }
+        }
+    }
+
+    fn reassign(&mut self, world: &mut World) {
+        let params = world.context.params.clone();
+        let partition = self.chance.below(u64::from(params.partitions)) as u32;
+        let mut nodes: Vec<u64> = (1..=params.brokers).collect();
+        for i in (1..nodes.len()).rev() {
+            nodes.swap(i, self.chance.below(i as u64 + 1) as usize);
+        }
+        nodes.truncate(params.replication_factor as usize);
+        let replicas = if self.chance.permille(100) { None } else { Some(nodes) };
+        world.administer(Command::Reassign { tp: params.tp(partition), replicas });
+    }
+}

@@ -1,0 +1,94 @@
+//! The eight guards that the simulation can take away, to show that it would notice.
+//!
+//! Five are switches of the replica core (`highwater_broker::replica::Guards`), which nothing but this crate
+//! turns off. Three are taken away by the harness itself: an edit of a manifest is given the epoch that it ought
+//! to have, the bucket overwrites, the evictor does not look at the manifest.
+
+use std::fmt;
+
+use highwater_broker::replica;
+
+/// A rule without which the promises do not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guard {
+    /// What is acknowledged with `flush.messages=1` was synced. Without: it counts once it is written.
+    FsyncBeforeAck,
+    /// Only the leader of the current epoch appends and counts. Without: who has led goes on.
+    EpochOnAppend,
+    /// Only the leader of the current epoch edits a manifest. Without: any edit passes as the leader's.
+    EpochOnManifest,
+    /// A consumer reads below the high watermark. Without: to the log's end.
+    HighWatermarkOnFetch,
+    /// A key is written once. Without: the bucket overwrites.
+    IfNoneMatch,
+    /// Local data goes once the manifest lists it. Without: once it is uploaded, or not even that.
+    PublishBeforeEvict,
+    /// A batch that stands in the log is not appended again. Without: nobody looks.
+    SequenceOnApply,
+    /// A follower cuts what its leader does not have. Without: only their ends are compared.
+    TruncateByEpoch,
+}
+
+impl Guard {
+    pub const ALL: [Guard; 8] = [
+        Guard::FsyncBeforeAck,
+        Guard::EpochOnAppend,
+        Guard::EpochOnManifest,
+        Guard::HighWatermarkOnFetch,
+        Guard::IfNoneMatch,
+        Guard::PublishBeforeEvict,
+        Guard::SequenceOnApply,
+        Guard::TruncateByEpoch,
+    ];
+
+    /// As the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Guard::FsyncBeforeAck => "fsync-before-ack",
+            Guard::EpochOnAppend => "epoch-on-append",
+            Guard::EpochOnManifest => "epoch-on-manifest",
+            Guard::HighWatermarkOnFetch => "high-watermark-on-fetch",
+            Guard::IfNoneMatch => "if-none-match",
+            Guard::PublishBeforeEvict => "publish-before-evict",
+            Guard::SequenceOnApply => "sequence-on-apply",
+            Guard::TruncateByEpoch => "truncate-by-epoch",
+        }
+    }
+
+    pub fn of_name(name: &str) -> Option<Guard> {
+        Guard::ALL.into_iter().find(|guard| guard.name() == name)
+    }
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which guards hold: all, or all but one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guards {
+    pub removed: Option<Guard>,
+}
+
+impl Guards {
+    pub fn without(guard: Guard) -> Guards {
+        Guards { removed: Some(guard) }
+    }
+
+    pub fn holds(self, guard: Guard) -> bool {
+        self.removed != Some(guard)
+    }
+
+    /// Those of the replica core.
+    pub fn of_replica(self) -> replica::Guards {
+        replica::Guards {
+            flush_before_ack: self.holds(Guard::FsyncBeforeAck),
+            epoch_fence: self.holds(Guard::EpochOnAppend),
+            high_watermark_bound: self.holds(Guard::HighWatermarkOnFetch),
+            sequence_check: self.holds(Guard::SequenceOnApply),
+            truncate_by_epoch: self.holds(Guard::TruncateByEpoch),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The healing phase: faults are over, and everything must come to rest in the state that was promised.
+
+use highwater_log::PartitionLog;
+use highwater_wire::Batches;
+
+use super::World;
+use crate::checker::Anomaly;
+use crate::client::{Client, Consumer, Goal};
+use crate::history::{HeldBatch, Listed, Manifest, Replica};
+use crate::network::{MILLI, Micros, SECOND};
+use crate::params::Params;
+
+/// Within which a reader must have read its partition.
+const READ_MAX: Micros = 60 * SECOND;
+const READER_CLIENTS: u32 = 1_000;
+
+impl World {
+    pub(super) fn heal(&mut self) {
+        self.context.note(format_args!("HEAL"));
+        self.context.is_healing = true;
+        self.with_faults(|faults, world| faults.end_all(world));
+        for member in self.control.members().collect::<Vec<_>>() {
+            self.control.bring_up(&mut self.context, member);
+        }
+        for broker in self.brokers.values_mut() {
+            broker.heal(&mut self.context);
+        }
+        for client in self.clients.values_mut() {
+            if let Client::Producer(producer) = client {
+                producer.wind_down();
+            }
+        }
+        let within = self.context.params.heal_max;
+        if !self.advance_until(within, |world| world.unsettled().is_none()) {
+            return self.stuck_on("does not converge");
+        }
+        self.record_replicas();
+        if !self.read_everything(false) {
+            return self.stuck_on("cannot be read to its end");
+        }
+        for broker in self.brokers.values_mut() {
+            broker.roll_and_evict_all(&mut self.context);
+        }
+        if !self.advance_until(within, World::is_all_tiered) {
+            return self.stuck_on("is not tiered and evicted to its end");
+        }
+        if !self.read_everything(true) {
+            return self.stuck_on("cannot be read to its end after eviction");
+        }
+        self.record_manifests();
+    }
+
+    fn stuck_on(&mut self, what: &str) {
+        if self.context.findings.is_empty() {
+            let why = self.unsettled().unwrap_or_default();
+            self.context.find(Anomaly::Stuck, format!("{what}: {why}"));
+        }
+    }
+
+    /// Why the world is not at rest; none if it is.
+    fn unsettled(&self) -> Option<String> {
+        if let Some(why) = self.clients.values().find_map(Client::unfinished) {
+            return Some(why);
+        }
+        let state = self.control.newest().state;
+        if let Some(broker) = state.brokers.values().find(|b| !b.is_active()) {
+            return Some(format!("broker {} is fenced", broker.node_id));
+        }
+        let topic = state.topic(self.context.params.topic_id).expect("created");
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            let mut isr = partition.isr.clone();
+            let mut replicas = partition.replicas.clone();
+            isr.sort_unstable();
+            replicas.sort_unstable();
+            let is_moving = !partition.adding.is_empty() || !partition.removing.is_empty();
+            if partition.leader.is_none() || isr != replicas || is_moving {
+                return Some(format!("partition {number}: {partition:?}"));
+            }
+            let ends: Vec<_> =
+                replicas.iter().map(|node| (*node, self.brokers[node].ends(number as u32))).collect();
+            let first = ends[0].1;
+            let is_even = |e: &Option<(i64, i64)>| *e == first && e.is_some_and(|(hw, end)| hw == end);
+            if !ends.iter().all(|(_, e)| is_even(e)) {
+                return Some(format!("partition {number}: high watermarks and ends {ends:?}, {partition:?}"));
+            }
+        }
+        None
+    }
+
+    fn is_all_tiered(world: &World) -> bool {
+        let state = world.control.newest().state;
+        let topic = state.topic(world.context.params.topic_id).expect("created");
+        let is_tiered = |(number, partition): (usize, &std::sync::Arc<_>)| {
+            let partition: &highwater_coordinator::core::Partition = partition;
+            let end = partition.manifest.tiered_end;
+            partition.replicas.iter().all(|node| {
+                let broker = &world.brokers[node];
+                broker.ends(number as u32) == Some((end, end))
+                    && broker.local_start(number as u32) == Some(end)
+            })
+        };
+        topic.partitions.iter().enumerate().all(is_tiered)
+    }
+
+    /// A fresh reader for each partition.
+    fn read_everything(&mut self, is_after_eviction: bool) -> bool {
+        for partition in 0..self.context.params.partitions {
+            let state = self.control.newest().state;
+            let leader = state.partition(self.context.params.tp(partition)).and_then(|p| p.leader);
+            let ends = leader.and_then(|leader| self.brokers[&leader].ends(partition));
+            let until = ends.expect("at rest").0;
+            let client = READER_CLIENTS + partition * 2 + u32::from(is_after_eviction);
+            let goal = Goal { partition, until, is_after_eviction };
+            let reader = Consumer::reader(&mut self.context, client, goal);
+            self.clients.insert(client, Client::Consumer(reader));
+        }
+        self.advance_until(READ_MAX, |world| world.clients.values().all(|c| c.unfinished().is_none()))
+    }
+
+    fn record_replicas(&mut self) {
+        let state = self.control.newest().state;
+        let topic = state.topic(self.context.params.topic_id).expect("created");
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            for node in &partition.replicas {
+                let log = self.brokers[node].log(number as u32).expect("at rest");
+                let batches = batches(log);
+                let replica = Replica { partition: number as u32, node: *node, batches };
+                self.context.history.replicas.push(replica);
+            }
+        }
+    }
+
+    fn record_manifests(&mut self) {
+        let state = self.control.newest().state;
+        let topic = state.topic(self.context.params.topic_id).expect("created");
+        let names = crate::broker::names();
+        let topic_ref = crate::broker::topic_ref(&self.context.params);
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            let manifest = &partition.manifest;
+            assert!(manifest.pages.is_empty(), "runs are too short to spill");
+            let listed = |entry: &highwater_tiering::core::manifest::ObjectEntry| Listed {
+                start: entry.start,
+                end: entry.end,
+                key: names.object(&topic_ref, number as i32, entry),
+            };
+            self.context.history.manifests.push(Manifest {
+                partition: number as u32,
+                log_start: manifest.log_start,
+                tiered_end: manifest.tiered_end,
+                objects: manifest.entries.iter().map(listed).collect(),
+            });
+        }
+        self.context.history.objects = self.bucket.keys();
+        let Params { seed, .. } = *self.context.params;
+        self.context.note(format_args!("seed {seed} is at rest after {} ms", self.context.now / MILLI));
+    }
+}
+
+/// Every batch in a log.
+pub fn batches(log: &PartitionLog) -> Vec<HeldBatch> {
+    let mut found = Vec::new();
+    let mut from = log.local_start();
+    while from < log.log_end() {
+        let read = log.read(from, 1 << 20, log.log_end(), true).expect("a log at rest can be read");
+        for slice in read.slices {
+            let bytes = slice.read().expect("memory files can be read");
+            for batch in Batches::new(&bytes) {
+                let (header, _) = batch.expect("whole batches");
+                from = header.next_offset();
+                found.push(HeldBatch {
+                    base_offset: header.base_offset,
+                    next_offset: header.next_offset(),
+                    epoch: header.leader_epoch,
+                    crc: header.crc,
+                });
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,54 @@
+//! The simulation as a test: seeds are repeatable, sound seeds stay sound, and each guard is missed when it is
+//! taken away. More seeds: `make sim SEEDS=1000`.
+
+use highwater_sim::guards::{Guard, Guards};
+use highwater_sim::params::Mode;
+use highwater_sim::run::{Failure, raise_file_limit, run_seed, run_seeds};
+
+const SEEDS: u64 = 60;
+/// Within which the absence of a guard must be noticed.
+const GUARD_SEEDS: u64 = 200;
+
+fn threads() -> usize {
+    raise_file_limit();
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_every_time() {
+    raise_file_limit();
+    for mode in Mode::ALL {
+        for seed in [1, 2, 3] {
+            let (first, again) = [0; 2].map(|_| run_seed(*mode, seed, Guards::default(), false)).into();
+            assert_eq!(first.trace_hash, again.trace_hash, "seed {seed} in mode {mode}");
+            assert_eq!(first, again);
+            assert!(first.trace_lines > 1_000, "the world has lived: {} lines", first.trace_lines);
+        }
+    }
+}
+
+#[test]
+fn seeds_are_sound() {
+    for mode in Mode::ALL {
+        let failed = run_seeds(*mode, 1..1 + SEEDS, Guards::default(), threads(), true, &|report| {
+            assert!(report.tally.records_acknowledged > 0 || !report.is_sound(), "nothing was tried");
+        });
+        if let Some(report) = failed.first() {
+            panic!("\n{}", Failure { mode: *mode, removed: None, report });
+        }
+    }
+}
+
+#[test]
+fn every_guard_is_missed() {
+    let mut unnoticed = Vec::new();
+    for guard in Guard::ALL {
+        let guards = Guards::without(guard);
+        let failed = run_seeds(Mode::Fetch, 1..1 + GUARD_SEEDS, guards, threads(), true, &|_| {});
+        match failed.first() {
+            Some(report) => println!("without {guard}: seed {}: {}", report.seed, report.findings[0]),
+            None => unnoticed.push(guard.name()),
+        }
+    }
+    assert!(unnoticed.is_empty(), "{GUARD_SEEDS} seeds did not notice the absence of {unnoticed:?}");
+}
