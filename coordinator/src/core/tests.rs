@@ -4,13 +4,20 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use highwater_model::topic_config::Replication;
 use highwater_model::{NodeId, TopicId, TopicPartition};
 use highwater_tiering::core::manifest::{Edit, EditRequest, EpochStart, ObjectEntry};
-use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+
+mod balance;
+mod delta;
+mod fixtures;
+mod random;
+mod sessions;
 
 /// A state and the names that a transcript gives to topics.
 #[derive(Default)]
@@ -36,8 +43,15 @@ impl Notebook {
 
     /// Runs one line of a transcript; what it answers is the text.
     fn line(&mut self, line: &str) -> String {
-        if line == "state" {
-            return show(&self.state);
+        match line.split_once(' ').unwrap_or((line, "")) {
+            ("state", _) => return show(&self.state),
+            ("plan", _) => return self.plan(),
+            ("asks", rest) => return self.ask(rest),
+            ("at", ms) => {
+                self.clock_ms = ms.parse().expect("a number");
+                return String::new();
+            }
+            _ => {}
         }
         match self.apply(self.parse(line)) {
             Ok(Reply::TopicCreated(created)) => {
@@ -56,13 +70,16 @@ impl Notebook {
         let number = |at: usize| words[at].parse::<i64>().expect("a number");
         match words[0] {
             "form" => Command::FormCluster { cluster_id: words[1].into(), members: BTreeMap::new() },
-            "register" => Command::RegisterBroker(BrokerRegistration {
+            "register" => Command::RegisterBroker(registration(&words)),
+            "fence" | "stop" => self.parse_fence(&words),
+            "drain" => Command::DrainBroker {
                 node_id: number(1) as NodeId,
-                incarnation: Uuid::from_u128(number(2) as u128),
-                host: format!("host-{}", words[1]),
-                port: 9092,
-                ..BrokerRegistration::default()
-            }),
+                is_draining: words.get(2) != Some(&"off"),
+            },
+            "remove" => Command::RemoveBroker { node_id: number(1) as NodeId },
+            "isr" | "elect" | "reassign" | "raft-leader" | "raft-begin" | "raft-end" => {
+                self.parse_partition(&words)
+            }
             "create" => Command::CreateTopic(self.parse_create(&words)),
             "delete" => Command::DeleteTopic { topic_id: self.id(words[1]) },
             "swept" => Command::SweptTopic { topic_id: self.id(words[1]) },
@@ -82,6 +99,107 @@ impl Notebook {
             "publish" | "prune" => self.parse_edit(&words),
             other => panic!("no such command: {other}"),
         }
+    }
+
+    /// What `plan_moves` says now, and what becomes of it.
+    fn plan(&mut self) -> String {
+        let mut out = String::new();
+        for command in plan_moves(&self.state, &Loads::default(), &SETTINGS, self.clock_ms) {
+            let told = match &command {
+                Command::Reassign { tp, replicas: Some(replicas) } => {
+                    format!("reassign {} {replicas:?}", self.place(*tp))
+                }
+                Command::Reassign { tp, replicas: None } => format!("reassign {} cancel", self.place(*tp)),
+                Command::ElectLeader { tp, .. } => format!("elect {} preferred", self.place(*tp)),
+                other => panic!("not for a plan: {other:?}"),
+            };
+            self.apply(command).unwrap_or_else(|refusal| panic!("{told}: {refusal}"));
+            writeln!(out, "{told}").expect("text");
+        }
+        if out.is_empty() { "nothing to do\n".into() } else { out }
+    }
+
+    /// `NAME raft|fetch`: what the topic's `highwater.replication` says. Set past the judgement, which refuses
+    /// raft until partitions can follow it (ADR 0006).
+    fn ask(&mut self, rest: &str) -> String {
+        let (name, replication) = rest.split_once(' ').expect("a name and a kind");
+        let topic = self.state.topics.get_mut(&self.ids[name]).expect("there");
+        let config = Arc::make_mut(&mut Arc::make_mut(topic).config);
+        config.replication = match replication {
+            "raft" => Replication::Raft,
+            _ => Replication::Fetch,
+        };
+        String::new()
+    }
+
+    fn place(&self, tp: TopicPartition) -> String {
+        format!("{} {}", self.state.topic(tp.topic_id).expect("there").name, tp.partition)
+    }
+
+    /// `fence NODE [EPOCH]`; the epoch of now where none is given.
+    fn parse_fence(&self, words: &[&str]) -> Command {
+        let node_id: NodeId = words[1].parse().expect("a node");
+        let broker_epoch = match words.get(2) {
+            Some(epoch) => epoch.parse().expect("an epoch"),
+            None => self.epoch_of(node_id),
+        };
+        match words[0] {
+            "fence" => Command::FenceBroker { node_id, broker_epoch },
+            _ => Command::StopBroker { node_id, broker_epoch },
+        }
+    }
+
+    fn epoch_of(&self, node: NodeId) -> u64 {
+        self.state.brokers.get(&node).map_or(0, |broker| broker.epoch)
+    }
+
+    /// Commands about `NAME PARTITION`; who asks and the epochs are those of now unless `by`, `leader-epoch`
+    /// and `epoch` say otherwise. A node of an in-sync set may be written `NODE@EPOCH`.
+    fn parse_partition(&self, words: &[&str]) -> Command {
+        let tp = TopicPartition::new(self.id(words[1]), words[2].parse().expect("a number"));
+        let given = pairs(&words[3..]);
+        let known = self.state.partition(tp);
+        let given = |name: &str| given.get(name).map(|text| text.parse::<i64>().expect("a number"));
+        let leader = known.and_then(|p| p.leader).unwrap_or(99);
+        let node_id = given("by").map_or(leader, |node| node as NodeId);
+        let broker_epoch = given("broker-epoch").map_or(self.epoch_of(node_id), |epoch| epoch as u64);
+        let leader_epoch = given("leader-epoch").map(|e| e as i32);
+        let leader_epoch = leader_epoch.unwrap_or(known.map_or(0, |p| p.leader_epoch));
+        let partition_epoch = given("epoch").map(|e| e as i32);
+        let partition_epoch = partition_epoch.unwrap_or(known.map_or(0, |p| p.partition_epoch));
+        let nodes = || words[3].split(',').filter_map(|node| node.parse().ok()).collect::<Vec<NodeId>>();
+        match words[0] {
+            "isr" => Command::AlterPartition(AlterPartition {
+                tp,
+                node_id,
+                broker_epoch,
+                leader_epoch,
+                partition_epoch,
+                isr: words[3].split(',').map(|text| self.parse_member(text)).collect(),
+            }),
+            "elect" if words[3] == "preferred" => Command::ElectLeader { tp, kind: ElectionKind::Preferred },
+            "elect" => Command::ElectLeader { tp, kind: ElectionKind::Unclean },
+            "reassign" if words[3] == "cancel" => Command::Reassign { tp, replicas: None },
+            "reassign" => Command::Reassign { tp, replicas: Some(nodes()) },
+            "raft-leader" => {
+                let term = given("term").expect("a term") as i32;
+                Command::RaftLeader(RaftLeader { tp, node_id, broker_epoch, term, voters: nodes() })
+            }
+            "raft-begin" => {
+                let start_offset = given("offset").expect("an offset");
+                Command::RaftBegin { tp, node_id, broker_epoch, leader_epoch, partition_epoch, start_offset }
+            }
+            _ => {
+                let term = given("term").expect("a term") as i32;
+                Command::RaftEnd { tp, node_id, broker_epoch, term, isr: nodes() }
+            }
+        }
+    }
+
+    fn parse_member(&self, text: &str) -> IsrMember {
+        let (node, epoch) = text.split_once('@').unwrap_or((text, ""));
+        let node_id = node.parse().expect("a node");
+        IsrMember { node_id, broker_epoch: epoch.parse().unwrap_or(self.epoch_of(node_id)) }
     }
 
     fn parse_create(&self, words: &[&str]) -> NewTopic {
@@ -131,6 +249,25 @@ pub(crate) fn publish(epoch: i32, start: i64, end: i64) -> Edit {
     Edit::Publish { object, epochs: vec![EpochStart { epoch, start_offset: start }] }
 }
 
+const SETTINGS: BalanceSettings =
+    BalanceSettings { dead_timeout_ms: 60_000, moves_max: 4, elections_max: 10, settle_ms: 1_000 };
+
+/// `register NODE INCARNATION [rack=R] [clean=EPOCH] [storage=N]`.
+fn registration(words: &[&str]) -> BrokerRegistration {
+    let given = pairs(&words[3..]);
+    let number = |name: &str| given.get(name).map(|text| text.parse::<u64>().expect("a number"));
+    BrokerRegistration {
+        node_id: words[1].parse().expect("a node"),
+        incarnation: Uuid::from_u128(words[2].parse().expect("a number")),
+        host: format!("host-{}", words[1]),
+        port: 9092,
+        rack: given.get("rack").cloned(),
+        grpc: format!("host-{}:9093", words[1]),
+        storage: Uuid::from_u128(u128::from(number("storage").unwrap_or(0))),
+        clean_stop_of: number("clean"),
+    }
+}
+
 /// `1,2;2,3`: partitions by semicolon, replicas by comma.
 fn assignments(text: &str) -> Vec<Vec<NodeId>> {
     let replicas = |text: &str| text.split(',').filter_map(|node| node.parse().ok()).collect();
@@ -157,8 +294,13 @@ fn config_op(verb: &str, pair: &str) -> ConfigOp {
 fn show(state: &ClusterState) -> String {
     let mut out = format!("cluster {:?} version {}\n", state.cluster_id, state.version);
     for broker in state.brokers.values() {
-        writeln!(out, "broker {} epoch {} at {}:{}", broker.node_id, broker.epoch, broker.host, broker.port)
+        write!(out, "broker {} epoch {} at {}:{}", broker.node_id, broker.epoch, broker.host, broker.port)
             .expect("text");
+        if let Some(rack) = &broker.rack {
+            write!(out, " rack {rack}").expect("text");
+        }
+        out.push_str(if broker.is_fenced { " fenced" } else { "" });
+        out.push_str(if broker.is_draining { " draining\n" } else { "\n" });
     }
     for topic in state.topics_by_name() {
         writeln!(out, "topic {} replicas {} {:?}", topic.name, topic.replication_factor, topic.overrides)
@@ -167,10 +309,11 @@ fn show(state: &ClusterState) -> String {
             let (m, leader) = (&p.manifest, p.leader.map_or("none".into(), |node| node.to_string()));
             writeln!(
                 out,
-                "  {number} leader {leader} epoch {}/{} replicas {:?} manifest v{} g{} {}..{} {} objects",
+                "  {number} leader {leader} epoch {}/{} replicas {:?}{} manifest v{} g{} {}..{} {} objects",
                 p.leader_epoch,
                 p.partition_epoch,
                 p.replicas,
+                sets(p),
                 m.version,
                 m.generation,
                 m.log_start,
@@ -186,6 +329,28 @@ fn show(state: &ClusterState) -> String {
     out
 }
 
+/// What of a partition is not as it usually is.
+fn sets(p: &Partition) -> String {
+    let mut out = String::new();
+    let mut set = |name: &str, nodes: &[NodeId], usual: &[NodeId]| {
+        if nodes != usual {
+            write!(out, " {name} {nodes:?}").expect("text");
+        }
+    };
+    set("isr", &p.isr, &p.replicas);
+    set("elr", &p.elr, &[]);
+    set("adding", &p.adding, &[]);
+    set("removing", &p.removing, &[]);
+    if let Some(last) = p.last_known_leader {
+        write!(out, " last leader {last}").expect("text");
+    }
+    if let Some(group) = &p.raft {
+        let RaftGroup { since_epoch, start_offset, voters } = group;
+        write!(out, " raft since {since_epoch} from {start_offset} by {voters:?}").expect("text");
+    }
+    out
+}
+
 #[test]
 fn transcripts_read_as_written() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -193,11 +358,15 @@ fn transcripts_read_as_written() {
     for entry in std::fs::read_dir(&dir).expect("golden transcripts") {
         let path = entry.expect("entry").path();
         let text = std::fs::read_to_string(&path).expect("text");
-        let (mut notebook, mut out) = (Notebook::default(), String::new());
+        let (mut notebook, mut sessions) = (Notebook::default(), sessions::Notebook::default());
+        let is_sessions = path.ends_with("sessions.txt");
+        let mut out = String::new();
         for line in text.lines().filter(|line| line.starts_with(['>', '#'])) {
             writeln!(out, "{line}").expect("text");
-            if let Some(command) = line.strip_prefix("> ") {
-                out.push_str(&notebook.line(command));
+            match line.strip_prefix("> ") {
+                Some(event) if is_sessions => out.push_str(&sessions.line(event)),
+                Some(command) => out.push_str(&notebook.line(command)),
+                None => {}
             }
         }
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -207,122 +376,7 @@ fn transcripts_read_as_written() {
         }
         found += 1;
     }
-    assert!(found >= 4, "the transcripts were not found");
-}
-
-fn command() -> impl Strategy<Value = String> {
-    let name = prop::sample::select(vec!["a", "b.c", "b_c", "d", "e", "..", "f/g"]);
-    let config = prop::sample::select(vec![
-        "retention.ms=1000",
-        "retention.ms=-2",
-        "cleanup.policy=compact",
-        "local.retention.ms=5000",
-        "nope=1",
-    ]);
-    prop_oneof![
-        2 => (0..4u32, 0..3u32).prop_map(|(node, incarnation)| format!("register {node} {incarnation}")),
-        4 => (name.clone(), -1..4i32, 0..3i32, config.clone())
-            .prop_map(|(name, p, r, c)| format!("create {name} partitions={p} replicas={r} {c}")),
-        1 => (name.clone(), "[0-3](,[0-3]){0,2}(;[0-3](,[0-3]){0,2}){0,2}")
-            .prop_map(|(name, text)| format!("create {name} assign={text}")),
-        2 => (name.clone(), 0..6i32).prop_map(|(name, count)| format!("partitions {name} {count}")),
-        2 => (name.clone(), config.clone()).prop_map(|(name, c)| format!("replace {name} {c}")),
-        2 => (name.clone(), prop::sample::select(vec!["set", "delete", "append", "subtract"]), config)
-            .prop_map(|(name, verb, c)| format!("alter {name} {verb} {c}")),
-        1 => name.clone().prop_map(|name| format!("delete {name}")),
-        1 => name.clone().prop_map(|name| format!("swept {name}")),
-        1 => (0..2000u32).prop_map(|count| format!("ids {count}")),
-        6 => (name.clone(), 0..3i32, 0..3i32, 0..4u64, 0..3i64, 1..5i64).prop_map(
-            |(name, partition, epoch, version, start, length)| format!(
-                "publish {name} {partition} {epoch} {version} {start} {}", start + length)),
-        2 => (name, 0..3i32, 0..3i32, 0..4u64, 0..9i64).prop_map(
-            |(name, partition, epoch, version, at)| format!("prune {name} {partition} {epoch} {version} {at}")),
-    ]
-}
-
-/// What a reader must find after each command, kept by other means.
-#[derive(Default)]
-struct Reference {
-    partitions: BTreeMap<String, usize>,
-    epochs: BTreeMap<TopicPartition, (i32, i32)>,
-    producer_ids_end: i64,
-}
-
-impl Reference {
-    fn follow(&mut self, line: &str, answer: &Result<Reply, Refusal>, state: &ClusterState) {
-        let words: Vec<&str> = line.split(' ').collect();
-        match (words[0], answer) {
-            ("create", Ok(Reply::TopicCreated(created))) => {
-                let before = self.partitions.insert(words[1].into(), created.partitions as usize);
-                assert_eq!(before, None, "created once");
-            }
-            ("partitions", Ok(_)) => {
-                self.partitions.insert(words[1].into(), words[2].parse().expect("a number"));
-            }
-            ("delete", Ok(_)) => {
-                self.partitions.remove(words[1]).expect("deleted topics were there");
-            }
-            ("ids", Ok(Reply::ProducerIds { start, end })) => {
-                assert_eq!(*start, self.producer_ids_end, "dense and never twice");
-                self.producer_ids_end = *end;
-            }
-            _ => {}
-        }
-        let found: BTreeMap<String, usize> =
-            state.topics_by_name().map(|topic| (topic.name.clone(), topic.partitions.len())).collect();
-        assert_eq!(found, self.partitions);
-        for topic in state.topics.values() {
-            assert!(state.topic_by_name(&topic.name).is_some_and(|found| found.id == topic.id));
-            for (number, p) in topic.partitions.iter().enumerate() {
-                let tp = TopicPartition::new(topic.id, number as i32);
-                let now = (p.leader_epoch, p.manifest.generation);
-                let before = self.epochs.insert(tp, now).unwrap_or((0, -1));
-                assert!(before.0 <= now.0 && before.1 <= now.1, "epochs and generations only grow");
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn random_commands_keep_the_state_whole(lines in prop::collection::vec(command(), 1..60)) {
-        let mut notebook = Notebook::default();
-        let mut reference = Reference::default();
-        let mut replay = ClusterState::default();
-        let form = ["form random", "register 1 9", "register 2 9"].map(String::from);
-        for line in form.iter().chain(&lines) {
-            let before = notebook.state.clone();
-            let parsed = notebook.parse(line);
-            let answer = notebook.apply(parsed.clone());
-            if let Ok(Reply::TopicCreated(created)) = &answer {
-                notebook.created += 1;
-                notebook.ids.insert(line.split(' ').nth(1).expect("a name").into(), created.topic_id);
-            }
-            match &answer {
-                Ok(_) => prop_assert!(notebook.state.version >= before.version),
-                Err(_) => prop_assert_eq!(&notebook.state, &before, "a refusal changes nothing"),
-            }
-            reference.follow(line, &answer, &notebook.state);
-            // The same entry gives the same answer and state on another node.
-            let batch = Batch { rules: RULES_VERSION, at_ms: notebook.clock_ms, commands: vec![parsed] };
-            let stored = serde_json::to_vec(&batch).expect("stored");
-            let batch: Batch = serde_json::from_slice(&stored).expect("read back");
-            prop_assert_eq!(replay.apply_batch(&batch), vec![answer]);
-        }
-        prop_assert_eq!(&replay, &notebook.state);
-        let snapshot = serde_json::to_vec(&notebook.state).expect("stored");
-        let loaded: ClusterState = serde_json::from_slice(&snapshot).expect("read back");
-        prop_assert_eq!(loaded, notebook.state);
-    }
-
-    #[test]
-    fn estimates_bound_what_is_stored(line in command()) {
-        let command = Notebook::default().parse(&line);
-        let stored = serde_json::to_vec(&command).expect("stored").len();
-        prop_assert!(stored <= 2 * command.bytes_estimate(), "{} {}", stored, command.bytes_estimate());
-    }
+    assert!(found >= 11, "the transcripts were not found");
 }
 
 #[test]
