@@ -1,11 +1,11 @@
 //! Which replicas should move, and who should lead: a pure plan, made again in every round from the state and
-//! the load that brokers report (ADR 0012). Nothing here is replicated: the plan is a handful of commands, and
-//! the state machine judges each of them.
+//! the load that brokers report (ADR 0012). Nothing here is replicated: the plan is a handful of commands,
+//! and the state machine judges each of them.
 //!
 //! A round looks, in this order, for: moves that cannot end (to brokers that died meanwhile), replicas on
 //! brokers that drain or are dead for long, brokers that have less than their share, partitions that are not
-//! led by their first replica, and brokers that are the first replica of too many. Bounded: so many moves at a
-//! time in the cluster, so many elections per round. It comes to rest: every move makes the gap between two
+//! led by their first replica, and brokers that are the first replica of too many. Bounded: so many moves at
+//! a time in the cluster, so many elections per round. It comes to rest: every move makes the gap between two
 //! brokers smaller by more than a threshold. Invariant 16.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -248,8 +248,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The broker that should have the replica at `slot` instead: in a rack of its own where there is one, the
-    /// one with the least load, and where that is alike the one that the partition likes.
+    /// The broker that should have the replica at `slot` instead: in a rack of its own where there is one,
+    /// the one with the least load, and where that is alike the one that the partition likes.
     fn place_for(&self, tp: TopicPartition, replicas: &[NodeId], slot: usize) -> Option<NodeId> {
         let number = usize::try_from(tp.partition).unwrap_or(0);
         let weight = self.weights.get(&tp).copied().unwrap_or(REPLICA_WEIGHT);

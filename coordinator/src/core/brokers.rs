@@ -87,8 +87,8 @@ impl ClusterState {
         Ok(Outcome::one(Edit::BrokerChanged { broker, partitions }, Reply::BrokerEpoch(epoch)))
     }
 
-    /// A lapsed session and an orderly stop do the same here: what tells them apart is the token that the stop
-    /// leaves in the data directory, which the next registration brings along.
+    /// A lapsed session and an orderly stop do the same here: what tells them apart is the token that the
+    /// stop leaves in the data directory, which the next registration brings along.
     pub(super) fn decide_fence(&self, now_ms: i64, node: NodeId, epoch: u64) -> Result<Outcome, Refusal> {
         let broker = self.broker_of_epoch(node, epoch)?;
         if broker.is_fenced {

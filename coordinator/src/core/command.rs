@@ -12,8 +12,8 @@ use uuid::Uuid;
 /// Version of the rules by which `decide` judges. A release whose `decide` would judge an old entry otherwise
 /// raises it and keeps judging older entries by the older rules, or replicas and restarts would disagree.
 ///
-/// 1: one node; brokers are never fenced, replicas go round the brokers. 2: sessions, elections, in-sync sets,
-/// reassignment, placement (ADR 0012).
+/// 1: one node; brokers are never fenced, replicas go round the brokers. 2: sessions, elections, in-sync
+/// sets, reassignment, placement (ADR 0012).
 pub const RULES_VERSION: u16 = 2;
 
 /// What one Raft entry carries: commands that were waiting together, applied in order, each on its own.
@@ -75,8 +75,8 @@ pub enum Command {
     },
     /// A member of a partition's Raft group reports that it leads, in which term, and who votes.
     RaftLeader(RaftLeader),
-    /// The leader of a fetch partition whose topic asks for raft hands it over to a Raft group: it has stopped
-    /// appending, and all in-sync replicas have exactly the records below `start_offset`.
+    /// The leader of a fetch partition whose topic asks for raft hands it over to a Raft group: it has
+    /// stopped appending, and all in-sync replicas have exactly the records below `start_offset`.
     RaftBegin {
         tp: TopicPartition,
         node_id: NodeId,
@@ -85,8 +85,8 @@ pub enum Command {
         partition_epoch: i32,
         start_offset: Offset,
     },
-    /// The leader of a Raft group whose topic asks for fetch hands the partition back: the group has committed
-    /// its last entry, and `isr` have it.
+    /// The leader of a Raft group whose topic asks for fetch hands the partition back: the group has
+    /// committed its last entry, and `isr` have it.
     RaftEnd {
         tp: TopicPartition,
         node_id: NodeId,

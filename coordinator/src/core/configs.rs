@@ -41,9 +41,10 @@ impl ClusterState {
         Ok(Outcome::one(Edit::OverridesReplaced { topic_id, overrides, partitions }, Reply::Done))
     }
 
-    /// What other settings do to the topic's partitions. Under another `min.insync.replicas` the epoch of each is
-    /// raised: a leader that still counts by the old one, and has moved its high watermark accordingly, must
-    /// not have a smaller in-sync set recorded as if it had counted by the new one (ADR 0012).
+    /// What other settings do to the topic's partitions. Under another `min.insync.replicas` the epoch of
+    /// each is raised: a leader that still counts by the old one, and has moved its high watermark
+    /// accordingly, must not have a smaller in-sync set recorded as if it had counted by the new one (ADR
+    /// 0012).
     fn partitions_under(&self, topic: &Topic, config: &TopicConfig) -> Vec<PartitionChange> {
         let brokers = Brokers::of(self);
         let is_counted_anew = config.min_insync_replicas != topic.config.min_insync_replicas;

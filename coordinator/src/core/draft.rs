@@ -119,8 +119,8 @@ impl<'a> Draft<'a> {
         self.is_leader_epoch_raised = true;
     }
 
-    /// The process that led is gone, another one has its node id. It leads on only in a new leader epoch; in a
-    /// Raft group only when it has been elected again.
+    /// The process that led is gone, another one has its node id. It leads on only in a new leader epoch; in
+    /// a Raft group only when it has been elected again.
     pub(super) fn restart_leader(&mut self) {
         match self.next.raft.is_some() {
             true => self.next.leader = None,

@@ -112,8 +112,8 @@ impl ClusterState {
         partition: &Partition,
         target: &[NodeId],
     ) -> Result<Outcome, Refusal> {
-        // Replicas that were being added are dropped at once where they are not wanted any more; but who votes
-        // in a Raft group has to be voted out.
+        // Replicas that were being added are dropped at once where they are not wanted any more; but who
+        // votes in a Raft group has to be voted out.
         let votes = |node: NodeId| partition.raft.is_some() && partition.isr.contains(&node);
         let is_settled = |node: NodeId| !partition.adding.contains(&node) || votes(node);
         let settled = in_order(&partition.replicas, is_settled);

@@ -2,7 +2,8 @@
 //!
 //! Every partition has its own order of all brokers, by hash. It takes the first ones of that order that have
 //! room, from as many racks as there are; so a broker that joins or leaves changes little, and no broker gets
-//! more than its share: of the topic first, because its partitions are busy together, then of all. Integers only: the same entry must place alike on every machine.
+//! more than its share: of the topic first, because its partitions are busy together, then of all. Integers
+//! only: the same entry must place alike on every machine.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

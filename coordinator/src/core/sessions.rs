@@ -118,7 +118,8 @@ impl Sessions {
         self.sessions.values().map(|session| session.due_ms).min()
     }
 
-    /// Sessions are those of the brokers that are not fenced; a new one has the whole timeout to open a stream.
+    /// Sessions are those of the brokers that are not fenced; a new one has the whole timeout to open a
+    /// stream.
     fn follow(&mut self, brokers: &[(NodeId, u64)]) {
         let known = std::mem::take(&mut self.sessions);
         let due_ms = self.now_ms + self.times.timeout_ms;

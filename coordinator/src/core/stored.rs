@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::check::StateBroken;
 use super::state::{Broker, ClusterState, DeletedTopic, Partition, Topic};
 
-/// Version of the stored state. 1: one node. 2: brokers may be fenced or drain, partitions have eligible leaders
-/// and reassignments, and the coordinators' storage ids are known.
+/// Version of the stored state. 1: one node. 2: brokers may be fenced or drain, partitions have eligible
+/// leaders and reassignments, and the coordinators' storage ids are known.
 pub const STATE_FORMAT: u32 = 2;
 
 /// Why a stored state cannot be used.

@@ -119,8 +119,8 @@ impl Notebook {
         if out.is_empty() { "nothing to do\n".into() } else { out }
     }
 
-    /// `NAME raft|fetch`: what the topic's `highwater.replication` says. Set past the judgement, which refuses
-    /// raft until partitions can follow it (ADR 0006).
+    /// `NAME raft|fetch`: what the topic's `highwater.replication` says. Set past the judgement, which
+    /// refuses raft until partitions can follow it (ADR 0006).
     fn ask(&mut self, rest: &str) -> String {
         let (name, replication) = rest.split_once(' ').expect("a name and a kind");
         let topic = self.state.topics.get_mut(&self.ids[name]).expect("there");

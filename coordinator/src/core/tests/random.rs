@@ -42,9 +42,8 @@ fn command() -> impl Strategy<Value = String> {
             .prop_map(|(node, on)| format!("drain {node} {}", if on { "on" } else { "off" })),
         1 => (1..5u32).prop_map(|node| format!("remove {node}")),
         12 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("isr {name} {p} {nodes}")),
-        1 => (name.clone(), 0..3i32, nodes(), 1..5u32, 0..4i32, 0..4i32).prop_map(|(name, p, nodes, by, l, e)| {
-            format!("isr {name} {p} {nodes} by={by} leader-epoch={l} epoch={e}")
-        }),
+        1 => (name.clone(), 0..3i32, nodes(), 1..5u32, 0..4i32, 0..4i32).prop_map(
+            |(name, p, nodes, by, l, e)| format!("isr {name} {p} {nodes} by={by} leader-epoch={l} epoch={e}")),
         2 => (name.clone(), 0..3i32, prop::sample::select(vec!["preferred", "unclean"]))
             .prop_map(|(name, p, kind)| format!("elect {name} {p} {kind}")),
         4 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("reassign {name} {p} {nodes}")),
@@ -249,8 +248,8 @@ impl DataPlane {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
-    /// KIP-966: no sequence of crashes, returns, moves and changes of settings elects a leader that lacks what
-    /// acks=all promised, unless everybody who had it has lost it.
+    /// KIP-966: no sequence of crashes, returns, moves and changes of settings elects a leader that lacks
+    /// what acks=all promised, unless everybody who had it has lost it.
     #[test]
     fn what_was_committed_is_led_by_who_has_it(
         lines in prop::collection::vec((command(), any::<bool>()), 1..80),

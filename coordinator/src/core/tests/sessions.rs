@@ -54,8 +54,8 @@ impl Notebook {
 }
 
 proptest! {
-    /// A broker that opened its stream and is heard in time is never fenced, whatever the others do; one that is
-    /// silent always is, no later than its timeout.
+    /// A broker that opened its stream and is heard in time is never fenced, whatever the others do; one that
+    /// is silent always is, no later than its timeout.
     #[test]
     fn who_is_heard_lives_and_who_is_silent_lapses(
         events in prop::collection::vec((1u64..2_500, 2u64..5, 0u8..4), 1..200),
