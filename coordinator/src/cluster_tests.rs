@@ -15,10 +15,8 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 
-use crate::core::{BrokerRegistration, ClusterState, NewTopic, Refusal};
-use crate::{
-    BrokerReport, ControlDoor, Coordinator, CoordinatorSettings, SessionHandle, StartError, WriteError,
-};
+use crate::core::{BrokerRegistration, BrokerReport, ClusterState, NewTopic, Refusal};
+use crate::{ControlDoor, Coordinator, CoordinatorSettings, SessionHandle, StartError, WriteError};
 
 /// Longest that anything here may take.
 const LONG: Duration = Duration::from_secs(60);
@@ -75,6 +73,9 @@ impl Node {
 
 impl Cluster {
     fn new(size: u64) -> Cluster {
+        // What the nodes log, where a test fails: RUST_LOG=debug.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let mut listeners = BTreeMap::new();
         for id in 1..=size {
             listeners.insert(id, std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));

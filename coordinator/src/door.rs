@@ -129,7 +129,7 @@ impl Control for ControlDoor {
             Attempt::Elsewhere(_, leader) if !coordinator.is_leader() => {
                 (0, Outcome::NotLeader(not_leader(&coordinator, leader)))
             }
-            Attempt::Elsewhere(reason, _) => (0, Outcome::Failed(reason)),
+            Attempt::Elsewhere(reason, _) | Attempt::Later(reason) => (0, Outcome::Failed(reason)),
             Attempt::Unknown(reason) => (0, Outcome::Unknown(reason)),
         };
         Ok(Response::new(proto::ProposeResponse { version, outcome: Some(outcome) }))
@@ -148,7 +148,9 @@ impl Control for ControlDoor {
             Attempt::Elsewhere(_, leader) if !coordinator.is_leader() => {
                 Outcome::NotLeader(not_leader(&coordinator, leader))
             }
-            Attempt::Elsewhere(reason, _) | Attempt::Unknown(reason) => Outcome::Unavailable(reason),
+            Attempt::Elsewhere(reason, _) | Attempt::Later(reason) | Attempt::Unknown(reason) => {
+                Outcome::Unavailable(reason)
+            }
         };
         Ok(Response::new(proto::ReadIndexResponse { outcome: Some(outcome) }))
     }

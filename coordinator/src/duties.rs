@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use highwater_model::NodeId;
-use highwater_model::limits::{FENCES_AT_ONCE_MAX, PROBE_WAIT, PROBES_AT_ONCE_MAX, SESSION_CHECK_MAX};
+use highwater_model::limits::{
+    BALANCE_INTERVAL, FENCES_AT_ONCE_MAX, PROBE_WAIT, PROBES_AT_ONCE_MAX, SESSION_CHECK_MAX,
+};
 use tokio::time::Instant;
 
-use crate::core::Command;
+use crate::core::{Command, plan_moves};
 use crate::handle::{Coordinator, Seat, WriteError};
 use crate::sessions::Sessions;
 
@@ -47,7 +49,42 @@ async fn lead(coordinator: &Coordinator, sessions: &Arc<Sessions>) {
     tracing::debug!("this node leads the control plane");
     let probe = probe_silent(coordinator, sessions);
     let expire = expire(coordinator, sessions);
-    futures::future::join(probe, expire).await;
+    let balance = balance(coordinator, sessions);
+    futures::future::join3(probe, expire, balance).await;
+}
+
+/// One round of moves and elections after another. Where there is but one broker nothing can move.
+async fn balance(coordinator: &Coordinator, sessions: &Arc<Sessions>) {
+    let mut versions = coordinator.watch();
+    let settings = coordinator.settings().balance;
+    loop {
+        versions.mark_unchanged();
+        let is_alone = coordinator.with_state(|state| state.brokers.len() < 2);
+        let pause = if is_alone { Duration::from_secs(3600) } else { BALANCE_INTERVAL };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = versions.changed(), if is_alone => continue,
+        }
+        // Brokers that have not reported yet have no load: a plan made then would be undone.
+        if !coordinator.leads_for_sure() || sessions.is_young() {
+            continue;
+        }
+        let (state, loads, now_ms) =
+            (coordinator.state(), sessions.loads(), coordinator.settings().clock.now_ms());
+        let plan = move || plan_moves(&state, &loads, &settings, now_ms);
+        let Ok(plan) = tokio::task::spawn_blocking(plan).await else { continue };
+        for command in plan {
+            tracing::info!("balance: {command:?}");
+            match coordinator.write(command).await {
+                // The state has moved on since the plan was made.
+                Ok(_) | Err(WriteError::Refused(_)) => {}
+                Err(e) => {
+                    tracing::debug!("the round ends: {e}");
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// Brokers that are not fenced, but for the one in this process, with their epochs.

@@ -24,7 +24,6 @@ pub use door::ControlDoor;
 pub use handle::{ConfigChange, Coordinator, NewPartitions, ReadError, WriteError};
 pub use raft::OpenError as StartError;
 pub use session::{Liveness, SessionHandle};
-pub use sessions::BrokerReport;
 pub use settings::CoordinatorSettings;
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub(crate) enum Attempt<T> {
     Done(T, u64),
     /// Certainly not done; may be tried elsewhere. The leader, if it was named.
     Elsewhere(String, Option<NodeId>),
+    /// Certainly not done: the leader will not, for now.
+    Later(String),
     /// It may have been done.
     Unknown(String),
 }
@@ -62,6 +64,12 @@ impl Coordinator {
                 Attempt::Unknown(reason) => return Err(WriteError::Unknown(reason)),
                 Attempt::Elsewhere(reason, leader) => {
                     if self.is_closed() || !route.pause(leader, deadline).await {
+                        return Err(WriteError::Failed(route.said.unwrap_or(reason)));
+                    }
+                }
+                Attempt::Later(reason) => {
+                    route.said = Some(reason.clone());
+                    if self.is_closed() || !route.pause(None, deadline).await {
                         return Err(WriteError::Failed(reason));
                     }
                 }
@@ -86,7 +94,7 @@ impl Coordinator {
                         false => Err(ReadError("this node is behind the leader".into())),
                     };
                 }
-                Attempt::Unknown(reason) => return Err(ReadError(reason)),
+                Attempt::Unknown(reason) | Attempt::Later(reason) => return Err(ReadError(reason)),
                 Attempt::Elsewhere(reason, leader) => {
                     if self.is_closed() || !route.pause(leader, deadline).await {
                         return Err(ReadError(reason));
@@ -102,9 +110,10 @@ impl Coordinator {
             return Attempt::Elsewhere("this node is no coordinator".into(), None);
         };
         if let Command::RegisterBroker(registration) = &command
+            && self.is_leader()
             && let Some(reason) = session::running_elsewhere(self, registration)
         {
-            return Attempt::Elsewhere(reason, None);
+            return Attempt::Later(reason);
         }
         let (answer, told) = oneshot::channel();
         match tokio::time::timeout_at(deadline, proposals.send(Proposal { command, answer })).await {
@@ -169,7 +178,7 @@ impl Coordinator {
             }
             Some(Told::Refused(refusal)) => serde_json::from_slice(&refusal)
                 .map_or_else(parsed, |refusal| Attempt::Done(Err(refusal), version)),
-            Some(Told::Failed(reason)) => Attempt::Elsewhere(reason, None),
+            Some(Told::Failed(reason)) => Attempt::Later(reason),
             Some(Told::Unknown(reason)) => Attempt::Unknown(reason),
             Some(Told::NotLeader(other)) => not_leader(other),
             None => {
@@ -237,6 +246,8 @@ struct Route {
     named: Option<NodeId>,
     /// Nodes that were named in a row without any of them leading.
     named_in_vain: usize,
+    /// Why the leader would not, when it was asked last.
+    said: Option<String>,
 }
 
 impl Route {
@@ -246,7 +257,7 @@ impl Route {
             false => coordinator.channels().addresses().keys().copied().collect(),
         };
         let named = coordinator.leader();
-        Route { coordinator: coordinator.clone(), next: 0, ids, named, named_in_vain: 0 }
+        Route { coordinator: coordinator.clone(), next: 0, ids, named, named_in_vain: 0, said: None }
     }
 
     fn next(&mut self) -> Option<NodeId> {

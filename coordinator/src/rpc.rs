@@ -118,7 +118,7 @@ impl Channels {
 }
 
 /// How nodes connect to each other.
-pub(crate) fn endpoint(address: &str) -> Result<Endpoint, Status> {
+pub fn endpoint(address: &str) -> Result<Endpoint, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| Status::invalid_argument(format!("{address}: {e}")))?;
     Ok(endpoint

@@ -20,12 +20,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use crate::core::{BrokerRegistration, Command, Reply};
+use crate::core::{BrokerRegistration, BrokerReport, Command, Reply};
 use crate::door::check_cluster;
 use crate::duties;
 use crate::handle::{Coordinator, Seat, WriteError, unexpected};
 use crate::rpc::{PROTOCOL, brief, check_protocol, proto, uuid_bytes, uuid_of, within};
-use crate::sessions::{BrokerReport, Opening};
+use crate::sessions::Opening;
 
 type Answer = Result<proto::SessionAnswer, Status>;
 

@@ -9,25 +9,11 @@ use std::time::Duration;
 
 use highwater_model::NodeId;
 use highwater_model::limits::{FENCE_AGAIN, SESSION_GRACE, SESSION_REOPEN};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::core::{SessionEffect, SessionEvent, SessionTimes, Sessions as Reactor};
+use crate::core::{BrokerReport, Loads, SessionEffect, SessionEvent, SessionTimes, Sessions as Reactor};
 use crate::settings::CoordinatorSettings;
-
-/// What a broker tells of itself. Fields are only added (docs/format.md, "Broker reports").
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BrokerReport {
-    /// Bytes of the local log.
-    pub log_bytes: u64,
-    /// Free bytes of the data disk.
-    pub disk_free_bytes: u64,
-    /// Bytes a second that producers send and consumers take, over the last seconds.
-    pub bytes_in_per_s: u64,
-    pub bytes_out_per_s: u64,
-}
 
 /// A session that is being opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,8 +110,14 @@ impl Sessions {
         self.table().reports.insert(node, report);
     }
 
-    pub(crate) fn reports(&self) -> BTreeMap<NodeId, BrokerReport> {
-        self.table().reports.clone()
+    /// What brokers carry, by their last reports.
+    pub(crate) fn loads(&self) -> Loads {
+        Loads::from_reports(self.table().reports.values())
+    }
+
+    /// This term has only just begun: who is alive is not known yet.
+    pub(crate) fn is_young(&self) -> bool {
+        self.table().since.elapsed() < Duration::from_millis(self.times.timeout_ms)
     }
 
     /// Whether the process that registered with that epoch has a session, or may come back with one.

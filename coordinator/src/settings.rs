@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use highwater_model::limits::{BROKER_SESSION_TIMEOUT_MS, RAFT_SNAPSHOT_ENTRIES};
+use highwater_model::limits::{
+    BALANCE_ELECTIONS_MAX, BALANCE_MOVES_MAX, BALANCE_SETTLE_MS, BROKER_DEAD_TIMEOUT_MS,
+    BROKER_SESSION_TIMEOUT_MS, RAFT_SNAPSHOT_ENTRIES,
+};
 use highwater_model::{Clock, NodeId};
 
+use crate::core::BalanceSettings;
 use crate::door::ControlDoor;
 
 /// What a coordinator needs to start.
@@ -31,6 +35,8 @@ pub struct CoordinatorSettings {
     pub coordinators: BTreeMap<NodeId, String>,
     /// A broker whose session is silent for so long is fenced.
     pub session_timeout: Duration,
+    /// How replicas and leaders are shared out; used while this node leads.
+    pub balance: BalanceSettings,
     /// Where peers and brokers reach this node: its services go into the node's gRPC server before the start.
     pub door: ControlDoor,
 }
@@ -49,6 +55,12 @@ impl CoordinatorSettings {
             default_replication_factor: 1,
             coordinators: BTreeMap::new(),
             session_timeout: Duration::from_millis(BROKER_SESSION_TIMEOUT_MS),
+            balance: BalanceSettings {
+                dead_timeout_ms: BROKER_DEAD_TIMEOUT_MS,
+                moves_max: BALANCE_MOVES_MAX,
+                elections_max: BALANCE_ELECTIONS_MAX,
+                settle_ms: BALANCE_SETTLE_MS,
+            },
             door: ControlDoor::default(),
         }
     }

@@ -173,6 +173,27 @@ pub const PAGES_PER_RETENTION_MAX: usize = 64;
 /// Pause before a change of the in-sync set is proposed again that was refused or not answered, in
 /// milliseconds.
 pub const ISR_RETRY_MS: i64 = 500;
+/// Bytes that one message to a follower carries for all its partitions, but for a single larger batch.
+pub const REPLICA_ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Records of a message to a follower up to which they are read on the spot; more are read on a thread of their
+/// own.
+pub const REPLICA_INLINE_READ_BYTES_MAX: usize = 256 * 1024;
+/// A message of replication: the largest batch, and what stands around it.
+pub const REPLICA_MESSAGE_BYTES_MAX: usize = REPLICA_ANSWER_BYTES_MAX + 16 * 1024 * 1024;
+/// Messages of one replication stream that wait to be sent.
+pub const REPLICA_MESSAGES_PENDING: usize = 2;
+/// Partitions that one replication stream may carry.
+pub const REPLICA_STREAM_PARTITIONS_MAX: usize = 100_000;
+/// Positions in one message of a follower.
+pub const REPLICA_FETCHES_PER_MESSAGE_MAX: usize = 10_000;
+/// Leader epochs that a new replica is told of.
+pub const EPOCHS_PER_BEGINNING_MAX: usize = 100_000;
+/// Followers' streams that a broker serves at a time.
+pub const REPLICA_STREAMS_MAX: usize = 1_024;
+/// Pause before a follower asks again what was refused, in milliseconds.
+pub const REPLICA_RETRY_MS: u64 = 100;
+/// Longest pause before a follower connects again to a leader, in milliseconds; it grows from the one above.
+pub const REPLICA_RECONNECT_MS_MAX: u64 = 1_000;
 /// Streams that want to hear of one partition's news: followers, and replicas on their way.
 pub const REPLICA_LISTENERS_MAX: usize = 64;
 /// Partitions whose change of the in-sync set is being proposed at a time.
@@ -492,9 +513,26 @@ pub const FENCE_AGAIN: std::time::Duration = std::time::Duration::from_millis(50
 pub const SESSION_GRACE: std::time::Duration = std::time::Duration::from_millis(1_500);
 /// Longest sleep of the leader between two looks at the sessions.
 pub const SESSION_CHECK_MAX: std::time::Duration = std::time::Duration::from_millis(1_000);
+/// Pause between two rounds of balancing.
+pub const BALANCE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+/// Partitions that move at a time in the whole cluster.
+pub const BALANCE_MOVES_MAX: usize = 8;
+/// Elections and changes of order in one round.
+pub const BALANCE_ELECTIONS_MAX: usize = 200;
+/// A broker is left alone for so long after it registered, in milliseconds.
+pub const BALANCE_SETTLE_MS: i64 = 15_000;
+/// A broker that is fenced for longer gives its replicas away, in milliseconds, unless the settings say
+/// otherwise.
+pub const BROKER_DEAD_TIMEOUT_MS: i64 = 600_000;
 /// Brokers fenced at a time.
 pub const FENCES_AT_ONCE_MAX: usize = 16;
 /// Brokers that a new leader looks for at a time, and how long each look may take.
 pub const PROBES_AT_ONCE_MAX: usize = 64;
 /// See [`PROBES_AT_ONCE_MAX`].
 pub const PROBE_WAIT: std::time::Duration = std::time::Duration::from_millis(150);
+/// Largest mark of a bucket that is read, in bytes.
+pub const BUCKET_MARK_BYTES_MAX: u64 = 4 * 1024;
+/// Longest that a stopping broker waits until its leaders have moved.
+pub const STOP_BROKER_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+/// Longest that a stopping node waits for the streams of its gRPC and HTTP doors.
+pub const DOORS_CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
