@@ -306,13 +306,14 @@ impl Keeper {
         let mut versions = self.coordinator.watch();
         let timeout = self.coordinator.settings().session_timeout;
         let is_lone = self.coordinator.settings().is_lone();
+        let mut has_reports = true;
+        sessions.note_report(node_id, self.reports.borrow_and_update().clone());
         loop {
-            sessions.note_report(node_id, self.reports.borrow_and_update().clone());
             if self.coordinator.leads_for_sure() {
                 self.lapses_at = Instant::now() + timeout;
             }
             self.tell_lapse();
-            if self.is_fenced() {
+            if self.is_over() {
                 return Parted::Fenced;
             }
             // A lone node has nobody to be cut off from: it looks only when something has changed.
@@ -325,17 +326,21 @@ impl Keeper {
                     }
                 }
                 _ = versions.changed() => {}
-                changed = self.reports.changed() => if changed.is_err() { std::future::pending().await },
+                changed = self.reports.changed(), if has_reports => match changed {
+                    Ok(()) => sessions.note_report(node_id, self.reports.borrow_and_update().clone()),
+                    Err(_) => has_reports = false,
+                },
                 () = tokio::time::sleep(look) => {}
             }
         }
     }
 
-    /// The state says that this very registration is over.
-    fn is_fenced(&self) -> bool {
+    /// The state says that this very registration is over: fenced, or followed by a later one, be it this
+    /// process's own whose answer was lost.
+    fn is_over(&self) -> bool {
         let node_id = self.registration.node_id;
         self.coordinator.with_state(|state| {
-            state.brokers.get(&node_id).is_some_and(|b| b.epoch == self.broker_epoch && b.is_fenced)
+            state.brokers.get(&node_id).is_some_and(|b| b.epoch > self.broker_epoch || b.is_fenced)
         })
     }
 
@@ -359,6 +364,7 @@ impl Keeper {
     async fn report_to(&mut self, leader: NodeId) -> Parted {
         let (outbox, mut queue) = mpsc::channel::<proto::SessionReport>(SESSION_ANSWERS_PENDING);
         let mut sent: (u64, Instant) = (0, Instant::now());
+        let mut answered = Instant::now();
         if outbox.try_send(self.report(0, true)).is_err() {
             return Parted::Broken("no room for the first report".into());
         }
@@ -386,6 +392,7 @@ impl Keeper {
                         return Parted::Fenced;
                     }
                     self.coordinator.note_leader(leader);
+                    answered = Instant::now();
                     if answer.sequence == sent.0 {
                         self.lapses_at = sent.1 + Duration::from_millis(answer.timeout_ms);
                         self.tell_lapse();
@@ -401,8 +408,12 @@ impl Keeper {
                         Err(mpsc::error::TrySendError::Full(_)) => {}
                         Err(mpsc::error::TrySendError::Closed(_)) => return Parted::Broken("closed".into()),
                     }
-                    if Instant::now() >= self.lapses_at {
-                        return Parted::Broken("no answer within the session's time".into());
+                    // It may hang, or be cut off: another one may lead by now.
+                    if answered.elapsed() >= SESSION_SILENCE {
+                        return Parted::Broken("the leader is silent".into());
+                    }
+                    if self.coordinator.is_member() && self.coordinator.leader() != Some(leader) {
+                        return Parted::NotLeader(None);
                     }
                 }
             }

@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("compaction", &["model", "wire", "log", "tiering"]),
     ("coordinator", &["model", "log", "tiering"]),
     ("broker", &["model", "wire", "log", "tiering", "compaction", "coordinator"]),
+    ("sim", &["model", "wire", "log", "tiering", "coordinator", "broker"]),
 ];
 
 /// A crate's name in code, and the path prefixes that may name it.

@@ -11,7 +11,10 @@ use std::sync::Arc;
 
 use highwater_coordinator::core::{Batch, ClusterState, Command, RULES_VERSION, Refusal, Reply};
 
+use highwater_tiering::core::manifest::Edit;
+
 use crate::context::{Context, Event};
+use crate::guards::Guard;
 use crate::message::{Message, Metadata, Proposed};
 use crate::network::{Address, MILLI, Micros};
 use crate::random::Chance;
@@ -312,10 +315,24 @@ impl Control {
         proposal: &Proposal,
     ) -> (Result<Reply, Refusal>, Metadata) {
         let at_ms = (context.now / MILLI) as i64;
-        let reply = self.apply(at_ms, &proposal.command);
+        let is_fenced = context.guards.holds(Guard::EpochOnManifest);
+        let forged = if is_fenced { None } else { self.as_leader_of_now(&proposal.command) };
+        let reply = self.apply(at_ms, forged.as_ref().unwrap_or(&proposal.command));
         let metadata = self.newest();
         context.note(format_args!("entry {}: {:?} -> {reply:?}", metadata.index, proposal.command));
         (reply, metadata)
+    }
+
+    /// An edit of a manifest as if the leader of now had asked for it: what passes where nobody looks at epochs.
+    fn as_leader_of_now(&self, command: &Command) -> Option<Command> {
+        let Command::EditManifest { tp, request } = command else { return None };
+        let leader_epoch = self.newest().state.partition(*tp)?.leader_epoch;
+        let mut request = request.clone();
+        request.leader_epoch = leader_epoch;
+        if let Edit::Publish { object, .. } = &mut request.edit {
+            object.epoch = leader_epoch;
+        }
+        Some(Command::EditManifest { tp: *tp, request })
     }
 
     pub fn member_applies(&mut self, context: &mut Context, member: u64, index: usize) {

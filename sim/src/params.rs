@@ -48,6 +48,8 @@ pub struct Params {
     pub min_isr: u64,
     /// `flush.messages=1`: a power failure may happen. Without, processes die but machines do not.
     pub flush_before_ack: bool,
+    /// A sync takes up to this long.
+    pub flush_max: Micros,
     pub segment_bytes: u32,
     /// Sealed segments that stay local though they are tiered.
     pub local_segments: usize,
@@ -86,6 +88,7 @@ impl Params {
             replication_factor,
             min_isr,
             flush_before_ack: chance.permille(750),
+            flush_max: *chance.pick(&[8, 30, 120, 400]).expect("not empty") * MILLI,
             segment_bytes: chance.between(1_500, 6_000) as u32,
             local_segments: chance.below(3) as usize,
             idempotent_producers: chance.between(1, 2) as u32,

@@ -16,7 +16,7 @@ use crate::network::{Address, MILLI, Micros};
 const FETCH_TIMEOUT: Micros = 400 * MILLI;
 const ANSWER_BYTES: usize = 8_192;
 /// How often what need not be flushed is flushed all the same.
-const LAZY_FLUSH: (u64, u64) = (100, 400);
+const LAZY_FLUSH: (Micros, Micros) = (100 * MILLI, 400 * MILLI);
 
 /// An answer as the trace shows it.
 pub fn brief_answer(answer: &FetchAnswer, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -171,6 +171,8 @@ impl Broker {
                 if taken.truncated.is_some() || taken.began_at.is_some() || taken.damage_cut {
                     context.note(format_args!("broker {node} p{partition} {taken:?}"));
                 }
+                // Begun anew, it knows less than it did, and shows less.
+                held.watched.1 = taken.began_at.unwrap_or(held.watched.1);
                 if let Some(truncation) = taken.truncated
                     && truncation.is_below_high_watermark
                 {
@@ -222,9 +224,9 @@ impl Broker {
     /// Draws a flush that reaches the disk after a while, if there is something to flush.
     pub(super) fn flush_soon(&mut self, context: &mut Context, partition: u32) {
         let (node, life) = (self.node, self.life);
-        let soon = self.chance.between(1, 8);
+        let soon = self.chance.between(MILLI, context.params.flush_max);
         let lazy = self.chance.between(LAZY_FLUSH.0, LAZY_FLUSH.1);
-        let delay = if context.params.flush_before_ack { soon } else { lazy } * MILLI;
+        let delay = if context.params.flush_before_ack { soon } else { lazy };
         let Some(held) = self.held(partition) else { return };
         let is_dirty = held.log().flushed_end() < held.log().log_end();
         if is_dirty && !held.flushes && held.log().refusal().is_none() {

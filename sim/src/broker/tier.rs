@@ -66,13 +66,8 @@ impl Broker {
                 Some(id)
             }
             Step::Later => None,
-            Step::Done | Step::GaveUp(_) => {
-                context.note(format_args!("{from:?} p{partition} upload ends: {step:?}"));
-                let Some(held) = self.held(partition) else { return };
-                held.upload = None;
-                held.next_upload = context.now + rest;
-                return;
-            }
+            Step::Done => return self.upload_ends(context, partition, rest, "published"),
+            Step::GaveUp(why) => return self.upload_ends(context, partition, rest, why),
         };
         let now = context.now;
         if let Some(held) = self.held(partition)
@@ -80,6 +75,14 @@ impl Broker {
         {
             upload.waits = waits.map(|id| (id, now));
             held.next_upload = now + rest;
+        }
+    }
+
+    fn upload_ends(&mut self, context: &mut Context, partition: u32, rest: Micros, how: &str) {
+        context.note(format_args!("broker {} p{partition} upload ends: {how}", self.node));
+        if let Some(held) = self.held(partition) {
+            held.upload = None;
+            held.next_upload = context.now + rest;
         }
     }
 
