@@ -11,81 +11,53 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Produce {
-        producer: usize,
-        node: usize,
-    },
+    /// By a producer; to a node or, past the last one, to whoever leads.
+    Produce(usize, usize),
     /// The client asks no more and will send again.
-    GiveUp {
-        producer: usize,
-    },
-    Fetch {
-        node: usize,
-    },
-    Deliver {
-        nth: usize,
-    },
-    Drop {
-        nth: usize,
-    },
-    Twice {
-        nth: usize,
-    },
-    Tell {
-        node: usize,
-    },
-    Flush {
-        node: usize,
-    },
-    Read {
-        node: usize,
-    },
-    Wait {
-        ms: i64,
-    },
-    Fence {
-        node: usize,
-    },
-    Prefer {
-        node: usize,
-    },
-    Kill {
-        node: usize,
-    },
-    Power {
-        node: usize,
-        seed: u64,
-    },
-    Start {
-        node: usize,
-    },
+    GiveUp(usize),
+    Fetch(usize),
+    Deliver(usize),
+    Drop(usize),
+    Twice(usize),
+    Tell(usize),
+    Flush(usize),
+    Read(usize),
+    Wait(i64),
+    Fence(usize),
+    Prefer(usize),
+    Kill(usize),
+    Power(usize, u64),
+    Start(usize),
     Tier,
-    Evict {
-        node: usize,
-    },
+    Evict(usize),
+    PowerEverywhere(u64),
+    /// For a moment all goes well between all nodes, or all but one; with or without a flush.
+    Round(usize, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let node = || 0usize..3;
-    let nth = || 0usize..8;
+    let nth = || 0usize..4;
     prop_oneof![
-        10 => (0usize..2, node()).prop_map(|(producer, node)| Step::Produce { producer, node }),
-        1 => (0usize..2).prop_map(|producer| Step::GiveUp { producer }),
-        16 => node().prop_map(|node| Step::Fetch { node }),
-        24 => nth().prop_map(|nth| Step::Deliver { nth }),
-        1 => nth().prop_map(|nth| Step::Drop { nth }),
-        1 => nth().prop_map(|nth| Step::Twice { nth }),
-        8 => node().prop_map(|node| Step::Tell { node }),
-        6 => node().prop_map(|node| Step::Flush { node }),
-        4 => node().prop_map(|node| Step::Read { node }),
-        3 => (0i64..12_000).prop_map(|ms| Step::Wait { ms }),
-        1 => node().prop_map(|node| Step::Fence { node }),
-        1 => node().prop_map(|node| Step::Prefer { node }),
-        1 => node().prop_map(|node| Step::Kill { node }),
-        1 => (node(), any::<u64>()).prop_map(|(node, seed)| Step::Power { node, seed }),
-        3 => node().prop_map(|node| Step::Start { node }),
+        20 => (0usize..2, 0usize..8).prop_map(|(producer, node)| Step::Produce(producer, node)),
+        1 => (0usize..2).prop_map(Step::GiveUp),
+        10 => node().prop_map(Step::Fetch),
+        18 => nth().prop_map(Step::Deliver),
+        1 => nth().prop_map(Step::Drop),
+        1 => nth().prop_map(Step::Twice),
+        5 => node().prop_map(Step::Tell),
+        5 => node().prop_map(Step::Flush),
+        4 => node().prop_map(Step::Read),
+        2 => (0i64..12_000).prop_map(Step::Wait),
+        1 => node().prop_map(Step::Fence),
+        1 => node().prop_map(Step::Prefer),
+        1 => node().prop_map(Step::Kill),
+        1 => (node(), any::<u64>()).prop_map(|(node, seed)| Step::Power(node, seed)),
+        3 => node().prop_map(Step::Start),
         1 => Just(Step::Tier),
-        1 => node().prop_map(|node| Step::Evict { node }),
+        1 => node().prop_map(Step::Evict),
+        1 => any::<u64>().prop_map(Step::PowerEverywhere),
+        16 => (0usize..6, any::<bool>()).prop_map(|(but, flush)| Step::Round(but, flush)),
     ]
 }
 
@@ -368,58 +340,75 @@ impl World {
         self.note(at, moves);
     }
 
+    fn pick(&mut self, nth: usize) -> Option<Message> {
+        (!self.wire.is_empty()).then(|| self.wire.remove(nth % self.wire.len()))
+    }
+
+    fn tick(&mut self, at: usize) {
+        let now_ms = self.now_ms;
+        let Some(replica) = &mut self.nodes[at].replica else { return };
+        let moves = replica.tick(now_ms);
+        self.note(at, moves);
+    }
+
     fn act(&mut self, step: &Step) {
-        let nth = |nth: usize, wire: &Vec<Message>| (!wire.is_empty()).then(|| nth % wire.len());
         match *step {
-            Step::Produce { producer, node } => self.produce(producer, node),
-            Step::GiveUp { producer } => self.producers[producer].waits = None,
-            Step::Fetch { node } => self.fetch(node),
-            Step::Deliver { nth: n } => {
-                if let Some(n) = nth(n, &self.wire) {
-                    let message = self.wire.remove(n);
+            Step::Produce(producer, node) => {
+                let leader = self.control.leader.map_or(0, |leader| leader as usize - 1);
+                self.produce(producer, if node < 3 { node } else { leader });
+            }
+            Step::GiveUp(producer) => self.producers[producer].waits = None,
+            Step::Fetch(node) => self.fetch(node),
+            Step::Deliver(nth) => {
+                if let Some(message) = self.pick(nth) {
                     self.deliver(message);
                 }
             }
-            Step::Drop { nth: n } => {
-                if let Some(n) = nth(n, &self.wire) {
-                    let message = self.wire.remove(n);
+            Step::Drop(nth) => {
+                if let Some(message) = self.pick(nth) {
                     self.lose(message);
                 }
             }
-            Step::Twice { nth: n } => {
-                if let Some(n) = nth(n, &self.wire) {
-                    // The sender of a proposal hears nothing of the first, which may still arrive.
-                    let message = self.wire[n].clone();
-                    if matches!(message, Message::Proposal { .. }) {
-                        self.lose(message);
-                    } else {
-                        self.wire.push(message);
-                    }
+            Step::Twice(nth) => {
+                let Some(message) = self.pick(nth) else { return };
+                self.wire.push(message.clone());
+                // The sender of a proposal hears nothing of the first, which may still arrive.
+                match message {
+                    Message::Proposal { .. } => self.lose(message),
+                    _ => self.wire.push(message),
                 }
             }
-            Step::Tell { node } => self.tell(node),
-            Step::Flush { node } => self.flush(node),
-            Step::Read { node } => self.read(node),
-            Step::Wait { ms } => {
+            Step::Tell(node) => self.tell(node),
+            Step::Flush(node) => self.flush(node),
+            Step::Read(node) => self.read(node),
+            Step::Wait(ms) => {
                 self.now_ms += ms;
-                for at in 0..3 {
-                    let now_ms = self.now_ms;
-                    let Some(replica) = &mut self.nodes[at].replica else { continue };
-                    let moves = replica.tick(now_ms);
-                    self.note(at, moves);
-                }
+                (0..3).for_each(|at| self.tick(at));
             }
-            Step::Fence { node } => self.control.fence(self.nodes[node].id),
-            Step::Prefer { node } => self.control.prefer(self.nodes[node].id),
-            Step::Kill { node } => self.down(node, None),
-            Step::Power { node, seed } => self.down(node, Some(seed)),
-            Step::Start { node } => self.start(node),
+            Step::Fence(node) => self.control.fence(self.nodes[node].id),
+            Step::Prefer(node) => self.control.prefer(self.nodes[node].id),
+            Step::Kill(node) => self.down(node, None),
+            Step::Power(node, seed) => self.down(node, Some(seed)),
+            Step::Start(node) => self.start(node),
             Step::Tier => self.tier(),
-            Step::Evict { node } => {
+            Step::Evict(node) => {
                 let tiered_end = self.tier.offset;
                 if let Some(replica) = &mut self.nodes[node].replica {
                     let end = tiered_end.min(replica.high_watermark());
                     drop(replica.log_mut().evict_below(end).expect("evicts"));
+                }
+            }
+            Step::PowerEverywhere(seed) => (0..3).for_each(|at| self.down(at, Some(seed ^ at as u64))),
+            Step::Round(but, flush) => {
+                for at in (0..3).filter(|at| *at != but) {
+                    self.tell(at);
+                    self.fetch(at);
+                    if flush {
+                        self.flush(at);
+                    }
+                }
+                for message in std::mem::take(&mut self.wire) {
+                    self.deliver(message);
                 }
             }
         }
@@ -442,8 +431,7 @@ impl World {
                 self.tell(at);
                 self.fetch(at);
                 self.flush(at);
-                let moves = self.nodes[at].replica.as_mut().expect("started").tick(self.now_ms);
-                self.note(at, moves);
+                self.tick(at);
             }
             for message in std::mem::take(&mut self.wire) {
                 self.deliver(message);
@@ -529,8 +517,13 @@ fn run(flush: bool, guards: Guards, steps: &[Step]) -> Option<String> {
     world.verdict()
 }
 
+/// Schedules per property; `HIGHWATER_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("HIGHWATER_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     #[test]
     fn what_is_acknowledged_survives_every_power_failure(steps in prop::collection::vec(step(), 1..220)) {
@@ -541,4 +534,46 @@ proptest! {
     fn what_is_acknowledged_survives_as_kafka_promises(steps in prop::collection::vec(step(), 1..220)) {
         prop_assert_eq!(run(false, Guards::default(), &steps), None);
     }
+}
+
+/// Schedules drawn from one seed, for the tests that count.
+fn schedules(count: usize, steps: usize) -> impl Iterator<Item = Vec<Step>> {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), random);
+    let strategy = prop::collection::vec(step(), steps);
+    (0..count).map(move |_| strategy.new_tree(&mut runner).expect("a schedule").current())
+}
+
+#[test]
+fn the_absence_of_each_guard_is_noticed() {
+    let all = Guards::default();
+    for (name, flush, guards) in [
+        ("flush before ack", true, Guards { flush_before_ack: false, ..all }),
+        ("epoch fence", false, Guards { epoch_fence: false, ..all }),
+        ("high watermark bound", false, Guards { high_watermark_bound: false, ..all }),
+        ("sequence check", false, Guards { sequence_check: false, ..all }),
+        ("truncate by epoch", false, Guards { truncate_by_epoch: false, ..all }),
+    ] {
+        let is_noticed = |steps: Vec<Step>| {
+            std::panic::catch_unwind(|| run(flush, guards, &steps)).map_or(true, |wrong| wrong.is_some())
+        };
+        assert!(schedules(200, 200).any(is_noticed), "{name}");
+    }
+}
+
+/// Else the properties above would say little.
+#[test]
+fn schedules_get_somewhere() {
+    let (mut acked, mut read, mut tiered, mut epochs) = (0, 0, 0, 0);
+    for steps in schedules(100, 200) {
+        let mut world = World::new(true, Guards::default());
+        steps.iter().for_each(|step| world.act(step));
+        acked += world.acked.len();
+        read += world.seen.len();
+        tiered += usize::from(world.tier.offset > 0);
+        epochs += world.control.leader_epoch;
+    }
+    assert!(acked > 100 && read > 100 && tiered > 10 && epochs > 100, "{acked} {read} {tiered} {epochs}");
 }
