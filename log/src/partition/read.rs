@@ -1,9 +1,9 @@
 //! Finding the bytes of a fetch: whole batches, as ranges of segment files, without reading the batches
 //! themselves.
 //!
-//! Costs one index search and, as a rule, one small read of headers per fetch. Cuts at batch boundaries that
-//! the sparse index knows, so what is sent is never a part of a batch (Kafka sends the part and the client
-//! throws it away).
+//! Costs one index search and, as a rule, one small read of headers per segment. Cuts at batch boundaries
+//! that the sparse index knows, so what is sent is never a part of a batch (Kafka sends the part and the
+//! client throws it away).
 
 use std::fs::File;
 use std::io;
@@ -76,8 +76,8 @@ impl PartitionLog {
         self.read_segments(start, max_bytes, end_bound, at_least_one_batch)
     }
 
-    /// As `read`, for a replica: everything that has a segment, up to the log's end, at least one batch. Below
-    /// the log start too, as a replica copies whole segments.
+    /// As `read`, for a replica: everything that has a segment, up to the log's end, at least one batch.
+    /// Below the log start too, as a replica copies whole segments.
     ///
     /// # Errors
     /// As `read`; `BelowLocalStart` below the first segment.
@@ -108,9 +108,17 @@ impl PartitionLog {
         let mut left = max_bytes as u64;
         let mut from = start;
         for view in self.views(start).take(READ_SLICES_MAX) {
-            let view = view?;
             let must = at_least_one_batch && read.slices.is_empty();
-            let Cut { position, end, is_limited } = cut(&view, from, left, end_bound, must)?;
+            let found = view.map_err(ReadError::from).and_then(|view| {
+                let cut = cut(&view, from, left, end_bound, must)?;
+                Ok((view, cut))
+            });
+            let (view, Cut { position, end, is_limited }) = match found {
+                Ok(found) => found,
+                // What came before is good; the next read begins here, and tells.
+                Err(_) if !read.slices.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             read.is_limited = is_limited;
             if end <= position {
                 break;
@@ -178,15 +186,11 @@ fn cut(
     end_bound: Offset,
     must: bool,
 ) -> Result<Cut, ReadError> {
-    let (position, first_end) = if from == view.start && !must {
-        (0, 0)
-    } else {
-        let first = view.find(from)?;
-        if first.header.next_offset() > end_bound {
-            return Ok(Cut { position: 0, end: 0, is_limited: false });
-        }
-        (first.position, first.end())
-    };
+    let first = view.find(from)?;
+    if first.header.next_offset() > end_bound {
+        return Ok(Cut { position: 0, end: 0, is_limited: false });
+    }
+    let (position, first_end) = (first.position, first.end());
     let limit = position.saturating_add(left).min(view.bytes);
     let (end, is_limited) = if limit == view.bytes {
         (bound_position(view, end_bound)?, false)

@@ -355,3 +355,24 @@ fn recovery_does_not_believe_what_a_failed_fsync_left_in_the_cache() {
     let (log, _) = open(&disk.kill());
     assert_eq!(log.log_end(), 1, "the second batch is on no disk");
 }
+
+/// A segment that rots under an open log ends the reads that reach it, and takes nothing from those before it.
+#[test]
+fn a_read_gives_what_lies_before_a_segment_that_has_rotted() {
+    let (disk, _) = filled(true);
+    let (log, _) = open(&disk);
+    let rotten = log.sealed()[1].clone();
+    let read = |from: Offset| log.read(from, 1 << 20, log.log_end(), true);
+    let whole: usize = read(0).expect("reads").slices.iter().map(|slice| slice.length).sum();
+    let file = disk.open(&crate::names::log(rotten.start)).expect("there");
+    crate::disk::write_all(&*file, &vec![0xa5; rotten.bytes as usize], &[], 0).expect("written");
+    let found = read(0).expect("what is good");
+    assert!(found.is_limited, "there is more");
+    assert_eq!(found.slices.iter().map(|slice| slice.length as u64).sum::<u64>(), log.sealed()[0].bytes);
+    assert!(whole as u64 > log.sealed()[0].bytes, "it went on before");
+    for from in [rotten.start, rotten.start + 1] {
+        let error = read(from).expect_err("damaged");
+        assert!(matches!(error, ReadError::Corrupt { segment, .. } if segment == rotten.start), "{error}");
+    }
+    assert!(!read(rotten.end).expect("what lies behind").slices.is_empty());
+}
