@@ -101,6 +101,7 @@ pub struct Metrics {
     /// One segment from seal to publish.
     pub offload_seconds: Histogram,
     pub offloaded_segments: Counter,
+    pub local_damage: Counter,
     pub offload_failures: Counter,
     pub topics: Gauge,
     pub partitions: Gauge,
@@ -162,6 +163,7 @@ impl Metrics {
             fsync_seconds: r.histogram("fsync", "Time of one fdatasync of the local log"),
             offload_seconds: r.histogram("offload", "Time of one segment from seal to publish"),
             offloaded_segments: r.counter("offloaded_segments", "Segments published in a manifest"),
+            local_damage: r.counter("local_damage", "Fetches served by the tier as local bytes are damaged"),
             offload_failures: r.counter("offload_failures", "Attempts to offload a segment that failed"),
             topics: r.gauge("topics", "Topics"),
             partitions: r.gauge("partitions", "Partitions on this node"),
