@@ -169,11 +169,15 @@ impl ClusterState {
 
 /// Kafka trusts a broker's word likewise (KIP-966, `PreviousBrokerEpoch`).
 fn logs(known: &Broker, new: &BrokerRegistration) -> Logs {
+    // One process has one directory for its life.
+    if known.incarnation == new.incarnation {
+        return Logs::Whole;
+    }
     let is_named = |storage: &Uuid| !storage.is_nil();
     if is_named(&known.storage) && known.storage != new.storage {
         return Logs::Gone;
     }
-    match known.incarnation == new.incarnation || new.clean_stop_of == Some(known.epoch) {
+    match new.clean_stop_of == Some(known.epoch) {
         true => Logs::Whole,
         false => Logs::Unclean,
     }

@@ -260,7 +260,12 @@ impl<'a> Draft<'a> {
         let next = &mut self.next;
         next.leader = next.leader.filter(|leader| brokers.is_active(*leader) && next.isr.contains(leader));
         next.elr.clear();
-        next.last_known_leader = None;
+        // The term that is known belongs to it, and to nobody else.
+        next.last_known_leader = match next.leader {
+            Some(_) => None,
+            None => self.before.leader.or(self.before.last_known_leader),
+        };
+        next.last_known_leader = next.last_known_leader.filter(|node| next.replicas.contains(node));
         debug_assert!(next.isr.iter().all(|node| next.replicas.contains(node)), "voters are replicas");
     }
 }

@@ -37,9 +37,10 @@ impl ClusterState {
         let brokers = Brokers::of(self);
         let mut draft = Draft::new(&topic.config, alter.tp, partition);
         draft.set_isr(&isr);
-        let Some(change) = draft.finish(&brokers) else {
-            return Ok(Outcome::unchanged(Reply::PartitionEpoch(partition.partition_epoch)));
-        };
+        // Even if the set is the same: a leader asks for that to be sure that what it asked before, without an
+        // answer, will not be carried out any more.
+        draft.touch();
+        let change = draft.finish(&brokers).expect("touched");
         assert_eq!(change.next.leader, Some(alter.node_id), "the leader is in its own in-sync set");
         let reply = Reply::PartitionEpoch(change.next.partition_epoch);
         // A change of its own: the answer's epoch names exactly the set that was asked for.

@@ -6,7 +6,6 @@
 //! only: the same entry must place alike on every machine.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 
 use highwater_model::{NodeId, TopicId};
 
@@ -54,26 +53,31 @@ pub(super) struct Placement<'a> {
 impl<'a> Placement<'a> {
     /// Counts what the brokers hold, of all topics and of the one that is to be placed.
     pub(super) fn new(state: &'a ClusterState, topic_id: TopicId) -> Placement<'a> {
-        let mut held: BTreeMap<NodeId, (Held, Held)> = BTreeMap::new();
-        for (tp, partition) in state.partitions() {
-            for (i, node) in partition.replicas.iter().enumerate() {
-                let (all, of_topic) = held.entry(*node).or_default();
-                all.add(i == 0);
-                if tp.topic_id == topic_id {
-                    of_topic.add(i == 0);
-                }
-            }
-        }
         let candidate = |broker: &'a Broker| {
             let standing = match (broker.is_fenced, broker.is_draining) {
                 (true, _) => Standing::Fenced,
                 (false, true) => Standing::Draining,
                 (false, false) => Standing::Active,
             };
-            let (held, of_topic) = held.get(&broker.node_id).copied().unwrap_or_default();
-            Candidate { node: broker.node_id, rack: broker.rack.as_deref(), standing, held, of_topic }
+            let (node, rack) = (broker.node_id, broker.rack.as_deref());
+            Candidate { node, rack, standing, held: Held::default(), of_topic: Held::default() }
         };
-        let candidates: Vec<Candidate<'a>> = state.brokers.values().map(candidate).collect();
+        // In the order of node ids, which the search below relies on.
+        let mut candidates: Vec<Candidate<'a>> = state.brokers.values().map(candidate).collect();
+        for topic in state.topics.values() {
+            for partition in &topic.partitions {
+                for (i, node) in partition.replicas.iter().enumerate() {
+                    let Ok(at) = candidates.binary_search_by_key(node, |candidate| candidate.node) else {
+                        continue;
+                    };
+                    let candidate = &mut candidates[at];
+                    candidate.held.add(i == 0);
+                    if topic.id == topic_id {
+                        candidate.of_topic.add(i == 0);
+                    }
+                }
+            }
+        }
         let (mut active, mut total, mut total_of_topic) = (0, Held::default(), Held::default());
         for candidate in candidates.iter().filter(|candidate| candidate.standing == Standing::Active) {
             active += 1;

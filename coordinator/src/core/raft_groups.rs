@@ -2,8 +2,8 @@
 //! between fetch and raft replication (ADR 0012 and 0014). The group decides; the control plane follows it,
 //! and only ever forward.
 
-use highwater_model::NodeId;
 use highwater_model::topic_config::Replication;
+use highwater_model::{LeaderEpoch, NodeId};
 
 use super::command::{Command, RaftLeader, Reply};
 use super::draft::{Brokers, Draft};
@@ -18,13 +18,8 @@ impl ClusterState {
         let (topic, partition) = self.topic_and_partition(report.tp)?;
         self.active_broker(report.node_id, report.broker_epoch)?;
         let group = raft_group(partition)?;
-        let (given, current) = (report.term, partition.leader_epoch);
-        if given < current || given <= group.since_epoch {
-            return Err(Refusal::FencedLeaderEpoch { given, current });
-        }
-        if given == current && partition.leader.is_some_and(|leader| leader != report.node_id) {
-            return Err(Refusal::RequestInvalid(format!("term {given} has another leader")));
-        }
+        let given = report.term;
+        check_term(partition, group, given, report.node_id)?;
         let voters = match report.voters.is_empty() {
             true => partition.isr.clone(),
             false => replicas_only(partition, &report.voters)?,
@@ -87,10 +82,8 @@ impl ClusterState {
         if topic.config.replication != Replication::Fetch {
             return Err(Refusal::RequestInvalid("the topic does not ask for fetch replication".into()));
         }
-        let (given, current) = (*term, partition.leader_epoch);
-        if given < current || given <= group.since_epoch {
-            return Err(Refusal::FencedLeaderEpoch { given, current });
-        }
+        let given = *term;
+        check_term(partition, group, given, *node_id)?;
         let isr = replicas_only(partition, isr)?;
         if !isr.contains(node_id) {
             return Err(Refusal::RequestInvalid("the leader has what it committed".into()));
@@ -122,6 +115,25 @@ impl ClusterState {
 fn raft_group(partition: &Partition) -> Result<&RaftGroup, Refusal> {
     let refused = || Refusal::RequestInvalid("the partition is not replicated by a Raft group".into());
     partition.raft.as_ref().ok_or_else(refused)
+}
+
+/// A term is older than what is known, or has the leader that was known first.
+fn check_term(
+    partition: &Partition,
+    group: &RaftGroup,
+    given: LeaderEpoch,
+    node: NodeId,
+) -> Result<(), Refusal> {
+    let current = partition.leader_epoch;
+    debug_assert!(group.since_epoch <= current, "checked at every load");
+    if given < current || given <= group.since_epoch {
+        return Err(Refusal::FencedLeaderEpoch { given, current });
+    }
+    let known = partition.leader.or(partition.last_known_leader);
+    match given == current && known.is_some_and(|leader| leader != node) {
+        true => Err(Refusal::RequestInvalid(format!("term {given} has another leader"))),
+        false => Ok(()),
+    }
 }
 
 fn replicas_only(partition: &Partition, nodes: &[NodeId]) -> Result<Vec<NodeId>, Refusal> {

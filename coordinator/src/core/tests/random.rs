@@ -72,6 +72,7 @@ fn command() -> impl Strategy<Value = String> {
 struct Reference {
     partitions: BTreeMap<String, usize>,
     records: BTreeMap<TopicPartition, Partition>,
+    leaders: BTreeMap<(TopicPartition, i32), NodeId>,
     producer_ids_end: i64,
 }
 
@@ -95,6 +96,10 @@ impl Reference {
             }
             _ => {}
         }
+        self.follow_state(state);
+    }
+
+    fn follow_state(&mut self, state: &ClusterState) {
         let found: BTreeMap<String, usize> =
             state.topics_by_name().map(|topic| (topic.name.clone(), topic.partitions.len())).collect();
         assert_eq!(found, self.partitions);
@@ -102,6 +107,10 @@ impl Reference {
             assert!(state.topic_by_name(&topic.name).is_some_and(|found| found.id == topic.id));
             for (number, p) in topic.partitions.iter().enumerate() {
                 let tp = TopicPartition::new(topic.id, number as i32);
+                if let Some(leader) = p.leader {
+                    let first = *self.leaders.entry((tp, p.leader_epoch)).or_insert(leader);
+                    assert_eq!(first, leader, "one leader for each leader epoch");
+                }
                 let now = p.as_ref().clone();
                 let Some(before) = self.records.insert(tp, now.clone()) else { continue };
                 assert!(before.leader_epoch <= now.leader_epoch, "leader epochs only grow");
@@ -113,8 +122,6 @@ impl Reference {
                         assert!(before.partition_epoch < now.partition_epoch, "each change has an epoch")
                     }
                 }
-                let is_new_leader = before.leader != now.leader;
-                assert!(!is_new_leader || before.leader_epoch < now.leader_epoch, "each leader has an epoch");
             }
         }
     }
@@ -290,6 +297,51 @@ proptest! {
             if is_producing {
                 plane.produce(&notebook.state);
             }
+        }
+    }
+}
+
+/// What happens to a partition that is switched to and fro, with a group that reports as it likes.
+fn switched() -> impl Strategy<Value = String> {
+    prop_oneof![
+        2 => prop::sample::select(vec!["asks t raft", "asks t fetch"]).prop_map(String::from),
+        3 => (0..20i64).prop_map(|offset| format!("raft-begin t 0 offset={offset}")),
+        8 => (1..5u32, 0..12i32).prop_map(|(by, term)| format!("raft-leader t 0 by={by} term={term}")),
+        4 => (nodes(), 1..5u32, 0..12i32)
+            .prop_map(|(nodes, by, term)| format!("raft-leader t 0 {nodes} by={by} term={term}")),
+        3 => (nodes(), 1..5u32, 0..12i32)
+            .prop_map(|(nodes, by, term)| format!("raft-end t 0 {nodes} by={by} term={term}")),
+        2 => (1..5u32).prop_map(|node| format!("fence {node}")),
+        3 => (1..5u32, 0..3u32).prop_map(|(node, i)| format!("register {node} {i} storage={node}")),
+        3 => nodes().prop_map(|nodes| format!("isr t 0 {nodes}")),
+        2 => nodes().prop_map(|nodes| format!("reassign t 0 {nodes}")),
+        1 => Just("reassign t 0 cancel".to_string()),
+        1 => Just("elect t 0 unclean".to_string()),
+        2 => (0..12i32, 0..4u64).prop_map(|(epoch, version)| format!("publish t 0 {epoch} {version} 0 10")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Epochs only grow and each has one leader, over any number of switches between fetch and raft.
+    #[test]
+    fn switches_keep_epochs_growing(lines in prop::collection::vec(switched(), 1..80)) {
+        let mut notebook = Notebook::default();
+        let mut reference = Reference::default();
+        for node in ["form switched", "register 1 9", "register 2 9", "register 3 9", "register 4 9"] {
+            notebook.line(node);
+        }
+        prop_assert!(!notebook.line("create t assign=1,2,3").starts_with("refused"));
+        reference.partitions.insert("t".into(), 1);
+        for line in lines {
+            let was_raft = notebook.state.partitions().any(|(_, p)| p.raft.is_some());
+            notebook.line(&line);
+            notebook.state.check().expect("whole");
+            reference.follow_state(&notebook.state);
+            let is_raft = notebook.state.partitions().any(|(_, p)| p.raft.is_some());
+            let is_switch = line.starts_with("raft-begin") || line.starts_with("raft-end");
+            prop_assert!(was_raft == is_raft || is_switch, "{} does not switch", line);
         }
     }
 }
