@@ -9,8 +9,9 @@
 //! - A reader that goes on where it stopped is recognised (`stream.rs`): the next row groups, the next object
 //!   and the next batches are made while the client is busy with the last ones. What is fetched ahead for it
 //!   is held for it, so a long replay does not depend on the cache and the cache not on a long replay.
-//! - Bytes in flight are bounded: demand reads by one budget, what is ahead by another that is only ever
-//!   tried. No permit is held across a wait for another one. Rebuilding is bounded by the number of cores.
+//! - Bytes in flight are bounded: demand reads by one budget, which a read keeps a part of while it is in the
+//!   row group, what is held between reads by another that is only ever tried. No memory is held across a
+//!   wait for more. Rebuilding is bounded by the number of cores.
 //! - An object that is gone has been replaced or pruned: the read goes on with a fresh manifest. Objects and
 //!   pages are deleted only after a grace longer than a read's deadline, so this is rare.
 //! - Every page is checked against its checksum when it is rebuilt. Damaged bytes are fetched once more, then
@@ -301,16 +302,21 @@ impl TierReader {
         if let Some(chunk) = stream.rebuilt(place.entry.upload_id, offset, room).await {
             return Ok(Some(chunk));
         }
-        let raw = match stream.group((place.entry.upload_id, group as u32)).await {
-            Some(raw) => raw,
-            None => loader.group(scope, &place, group).await?,
-        };
         let key = (place.entry.upload_id, group as u32);
-        stream.hold(key, raw.clone());
+        let raw = match stream.group(key).await {
+            Some(raw) => raw,
+            None => {
+                // Who waits for memory holds none.
+                stream.drop_group();
+                let (raw, memory) = loader.group(scope, &place, group).await?;
+                stream.hold(key, raw.clone(), memory);
+                raw
+            }
+        };
         match loader.chunk(scope, &place, group, raw, offset, room.bytes()).await {
             Ok((chunk, fresh)) => {
                 if let Some(fresh) = fresh {
-                    stream.hold(key, fresh);
+                    stream.hold_instead(key, fresh);
                 }
                 Ok(Some(chunk))
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bytes::Bytes;
 use highwater_model::Offset;
 use highwater_model::limits::OBJECT_FOOTER_BYTES_MAX;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Hit, Place, ReadParts, Scope, TierError};
@@ -29,7 +29,7 @@ pub(super) struct Loader {
     pages: Pages,
     pub(super) cache: TierCache,
     counters: Arc<ReadCounters>,
-    demand: Semaphore,
+    demand: Arc<Semaphore>,
     demand_units: u32,
     rebuilds: Semaphore,
     rebuilders: Mutex<Vec<Rebuilder>>,
@@ -58,11 +58,17 @@ impl Loader {
             pages: parts.pages,
             cache: TierCache::new(settings.cache_bytes, parts.counters.clone()),
             counters: parts.counters,
-            demand: Semaphore::new(demand_units as usize),
+            demand: Arc::new(Semaphore::new(demand_units as usize)),
             demand_units,
             rebuilds: Semaphore::new(settings.rebuild_threads.max(1)),
             rebuilders: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Units of the budget of reads that wait: those left, and all.
+    #[cfg(test)]
+    pub(super) fn demand_units(&self) -> (usize, usize) {
+        (self.demand.available_permits(), self.demand_units as usize)
     }
 
     fn page_scope<'a>(&self, scope: &'a Scope) -> PageScope<'a> {
@@ -115,21 +121,46 @@ impl Loader {
         patient(&began, scope.deadline, || self.cache.index(entry.upload_id, load())).await
     }
 
-    /// A row group's bytes for a read that waits for them.
-    pub(super) async fn group(&self, scope: &Scope, place: &Place, group: usize) -> Result<Bytes, TierError> {
-        let began = AtomicBool::new(false);
+    /// A row group's bytes for a read that waits for them, with their memory: the read keeps it as long as it
+    /// keeps them, and holds none when it calls. Bytes that the cache has or another read loads have theirs.
+    pub(super) async fn group(
+        &self,
+        scope: &Scope,
+        place: &Place,
+        group: usize,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), TierError> {
+        let (began, memory) = (AtomicBool::new(false), Mutex::new(None));
         let load = || async {
             began.store(true, Relaxed);
             let length = place.index.row_groups[group].length as usize;
-            let units = units(length, self.demand_units);
-            let _memory = permit(&self.demand, units, scope.deadline).await?;
-            self.fetch(scope, place, group, length as u64).await
+            let taken = self.demand.clone().acquire_many_owned(units(length, self.demand_units));
+            let taken = timeout_at(scope.deadline, taken).await.map_err(|_| TierError::Late)?;
+            let bytes = self.fetch(scope, place, group, length as u64).await?;
+            *memory.lock().expect("no panic while it is locked") = Some(taken.expect("never closed"));
+            Ok(bytes)
+        };
+        let bytes = patient(&began, scope.deadline, || self.cache.group(group_key(place, group), load()));
+        let bytes = bytes.await?;
+        Ok((bytes, memory.into_inner().expect("no panic while it was locked")))
+    }
+
+    /// The same for one who has the memory for it.
+    async fn group_paid(&self, scope: &Scope, place: &Place, group: usize) -> Result<Bytes, TierError> {
+        let began = AtomicBool::new(false);
+        let load = || async {
+            began.store(true, Relaxed);
+            self.fetch(scope, place, group, place.index.row_groups[group].length).await
         };
         patient(&began, scope.deadline, || self.cache.group(group_key(place, group), load())).await
     }
 
     /// What a lookup by time needs of a row group, most often a small part of it.
-    async fn times(&self, scope: &Scope, place: &Place, group: usize) -> Result<Bytes, TierError> {
+    async fn times(
+        &self,
+        scope: &Scope,
+        place: &Place,
+        group: usize,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), TierError> {
         let info = &place.index.row_groups[group];
         let bytes = info.lookup_bytes();
         if bytes == info.length {
@@ -142,7 +173,8 @@ impl Loader {
             let _memory = permit(&self.demand, units, scope.deadline).await?;
             self.fetch(scope, place, group, bytes).await
         };
-        patient(&began, scope.deadline, || self.cache.times(group_key(place, group), load())).await
+        let times = patient(&began, scope.deadline, || self.cache.times(group_key(place, group), load()));
+        Ok((times.await?, None))
     }
 
     /// As [`Loader::group`] for a reader that is not there yet; the caller has the memory for it.
@@ -153,12 +185,7 @@ impl Loader {
         group: usize,
     ) -> Result<Bytes, TierError> {
         self.counters.prefetched.add(1);
-        let began = AtomicBool::new(false);
-        let load = || async {
-            began.store(true, Relaxed);
-            self.fetch(scope, place, group, place.index.row_groups[group].length).await
-        };
-        patient(&began, scope.deadline, || self.cache.group(group_key(place, group), load())).await
+        self.group_paid(scope, place, group).await
     }
 
     /// The first `bytes` of a row group.
@@ -199,7 +226,7 @@ impl Loader {
                 "damaged bytes are fetched again"
             );
             self.cache.drop_group(group_key(place, group)).await;
-            let raw = self.group(scope, place, group).await?;
+            let raw = self.group_paid(scope, place, group).await?;
             let again = self.rebuild(scope, place, group, raw.clone(), offset, bytes_max).await;
             match &again {
                 Ok(_) => drop(fresh.set(raw)),
@@ -303,7 +330,7 @@ impl Loader {
     ) -> Result<Option<TimestampHit>, TierError> {
         let mut is_first = true;
         loop {
-            let raw = self.times(scope, place, group).await?;
+            let (raw, _memory) = self.times(scope, place, group).await?;
             let index = place.index.clone();
             let found = self
                 .with_rebuilder(scope.deadline, move |rebuilder| {

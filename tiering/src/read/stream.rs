@@ -75,6 +75,8 @@ struct Held {
     bytes: Bytes,
     /// None during the read that waited for it; a parked stream has it or gives up the bytes.
     memory: Option<Memory>,
+    /// What that read has of the budget of those who wait.
+    waited: Option<OwnedSemaphorePermit>,
 }
 
 /// One reader, as far as it is known.
@@ -102,7 +104,7 @@ impl Stream {
         if let Some(bytes) = first {
             let key = (place.entry.upload_id, 0);
             ahead.memory.reader_is_there();
-            self.current = Some(Held { key, bytes, memory: Some(ahead.memory) });
+            self.current = Some(Held { key, bytes, memory: Some(ahead.memory), waited: None });
         }
         Some(place)
     }
@@ -123,17 +125,23 @@ impl Stream {
         let ahead = self.groups.pop_front()?;
         let bytes = ahead.bytes.await?;
         ahead.memory.reader_is_there();
-        self.current = Some(Held { key, bytes: bytes.clone(), memory: Some(ahead.memory) });
+        self.current = Some(Held { key, bytes: bytes.clone(), memory: Some(ahead.memory), waited: None });
         Some(bytes)
     }
 
-    /// The reader is in a row group that it has waited for, or that was fetched again.
-    pub(super) fn hold(&mut self, key: GroupKey, bytes: Bytes) {
-        let before = self.current.take().filter(|held| held.key == key);
-        self.current = Some(Held { key, bytes, memory: before.and_then(|held| held.memory) });
+    /// The reader is in a row group that it has waited for.
+    pub(super) fn hold(&mut self, key: GroupKey, bytes: Bytes, waited: Option<OwnedSemaphorePermit>) {
+        self.current = Some(Held { key, bytes, memory: None, waited });
     }
 
-    /// The bytes turned out to be damaged.
+    /// The row group that the reader is in was fetched again.
+    pub(super) fn hold_instead(&mut self, key: GroupKey, fresh: Bytes) {
+        if let Some(held) = self.current.as_mut().filter(|held| held.key == key) {
+            held.bytes = fresh;
+        }
+    }
+
+    /// The reader has left its row group, or the bytes turned out to be damaged.
     pub(super) fn drop_group(&mut self) {
         self.current = None;
     }
@@ -275,7 +283,7 @@ impl Streams {
         }
         stream.current = stream.current.take().filter(|_| memory.is_some());
         if let Some(held) = &mut stream.current {
-            held.memory = memory;
+            (held.memory, held.waited) = (memory, None);
         }
     }
 

@@ -243,6 +243,8 @@ async fn readers_do_not_starve_each_other() {
     };
     futures::future::join_all([0, 10, 2_000, 2_001, 4_000, 5_000].map(replay)).await;
     assert!(reader.cache().group_bytes <= 1 << 20);
+    let (left, all) = reader.shared.loader.demand_units();
+    assert_eq!(left, all, "who has read on has given back what it waited with");
 }
 
 /// What parked streams hold is within the budget, however many there are, and all get on all the same.
