@@ -51,7 +51,15 @@ impl ClusterState {
                 self.removed_epochs_end = self.removed_epochs_end.max(broker.epoch);
             }
             Edit::PartitionsChanged { partitions } => self.apply_partitions(partitions),
-            Edit::TopicCreated { topic_id, name, replication_factor, assignments, overrides, at_ms } => {
+            Edit::TopicCreated {
+                topic_id,
+                name,
+                replication_factor,
+                assignments,
+                is_pinned,
+                overrides,
+                at_ms,
+            } => {
                 let config = parsed(overrides);
                 self.apply_created(Topic {
                     id: *topic_id,
@@ -60,14 +68,14 @@ impl ClusterState {
                     overrides: overrides.clone(),
                     created_at_ms: *at_ms,
                     created_version: self.version,
-                    partitions: self.new_partitions(&config, assignments),
+                    partitions: self.new_partitions(&config, assignments, *is_pinned),
                     config,
                 });
             }
             Edit::TopicDeleted { topic_id, at_ms } => self.apply_deleted(*topic_id, *at_ms),
-            Edit::PartitionsAdded { topic_id, assignments } => {
+            Edit::PartitionsAdded { topic_id, assignments, is_pinned } => {
                 let config = Arc::clone(&self.topic_mut(*topic_id).config);
-                let added = self.new_partitions(&config, assignments);
+                let added = self.new_partitions(&config, assignments, *is_pinned);
                 self.topic_mut(*topic_id).partitions.extend(added);
                 self.partition_count += assignments.len();
             }
@@ -123,10 +131,15 @@ impl ClusterState {
     }
 
     /// New partitions are empty, so that whoever is there is in sync; a Raft group elects by itself.
-    fn new_partitions(&self, config: &TopicConfig, assignments: &[Vec<NodeId>]) -> Vec<Arc<Partition>> {
+    fn new_partitions(
+        &self,
+        config: &TopicConfig,
+        assignments: &[Vec<NodeId>],
+        is_pinned: bool,
+    ) -> Vec<Arc<Partition>> {
         let is_active = |node: &NodeId| self.brokers.get(node).is_some_and(Broker::is_active);
         let partition = |replicas: &Vec<NodeId>| {
-            let mut partition = Partition::new(replicas.clone());
+            let mut partition = Partition { is_pinned, ..Partition::new(replicas.clone()) };
             match config.replication {
                 Replication::Fetch => {
                     partition.isr.retain(is_active);

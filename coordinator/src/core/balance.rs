@@ -217,7 +217,7 @@ impl<'a> Plan<'a> {
     fn take_back_dead_ends(&mut self) {
         for (tp, partition) in self.state.partitions() {
             if partition.adding.iter().any(|node| self.gives_away(*node)) {
-                self.commands.push(Command::Reassign { tp, replicas: None });
+                self.commands.push(Command::MovePartition { tp, replicas: None });
                 self.touched.insert(tp);
             }
         }
@@ -282,7 +282,7 @@ impl<'a> Plan<'a> {
         self.moves += 1;
         let is_new = self.touched.insert(tp);
         assert!(is_new, "one command for each partition in a round");
-        self.commands.push(Command::Reassign { tp, replicas: Some(replicas) });
+        self.commands.push(Command::MovePartition { tp, replicas: Some(replicas) });
     }
 }
 

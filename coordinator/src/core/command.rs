@@ -73,6 +73,11 @@ pub enum Command {
         tp: TopicPartition,
         replicas: Option<Vec<NodeId>>,
     },
+    /// As `Reassign`, but planned: what an operator placed by hand is moved only where it has to be.
+    MovePartition {
+        tp: TopicPartition,
+        replicas: Option<Vec<NodeId>>,
+    },
     /// A member of a partition's Raft group reports that it leads, in which term, and who votes.
     RaftLeader(RaftLeader),
     /// The leader of a fetch partition whose topic asks for raft hands it over to a Raft group: it has
@@ -277,7 +282,9 @@ impl Command {
                     b.host.len() + b.grpc.len() + b.rack.as_ref().map_or(0, String::len)
                 }
                 Command::AlterPartition(alter) => 64 * alter.isr.len(),
-                Command::Reassign { replicas, .. } => replicas.as_ref().map_or(0, |r| 21 * r.len()),
+                Command::Reassign { replicas, .. } | Command::MovePartition { replicas, .. } => {
+                    replicas.as_ref().map_or(0, |r| 21 * r.len())
+                }
                 Command::RaftLeader(report) => 21 * report.voters.len(),
                 Command::RaftEnd { isr, .. } => 21 * isr.len(),
                 Command::EditManifest { request, .. } => match &request.edit {

@@ -41,8 +41,13 @@ impl ClusterState {
             Command::RemoveBroker { node_id } => self.decide_remove(*node_id),
             Command::AlterPartition(alter) => self.decide_alter_partition(alter),
             Command::ElectLeader { tp, kind } => self.decide_elect(*tp, *kind),
-            Command::Reassign { tp, replicas: Some(replicas) } => self.decide_reassign(*tp, replicas),
-            Command::Reassign { tp, replicas: None } => self.decide_cancel_reassignment(*tp),
+            Command::Reassign { tp, replicas: Some(replicas) } => self.decide_reassign(*tp, replicas, true),
+            Command::MovePartition { tp, replicas: Some(replicas) } => {
+                self.decide_reassign(*tp, replicas, false)
+            }
+            Command::Reassign { tp, replicas: None } | Command::MovePartition { tp, replicas: None } => {
+                self.decide_cancel_reassignment(*tp)
+            }
             Command::RaftLeader(report) => self.decide_raft_leader(report),
             Command::RaftBegin { .. } => self.decide_raft_begin(command),
             Command::RaftEnd { .. } => self.decide_raft_end(command),

@@ -81,6 +81,8 @@ struct PartitionHead {
     adding: Vec<NodeId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removing: Vec<NodeId>,
+    #[serde(default)]
+    is_pinned: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     raft: Option<RaftGroup>,
 }
@@ -262,6 +264,7 @@ impl PartitionHead {
             last_known_leader: p.last_known_leader,
             adding: p.adding,
             removing: p.removing,
+            is_pinned: p.is_pinned,
             raft: p.raft,
         }
     }
@@ -277,6 +280,7 @@ impl PartitionHead {
             last_known_leader: self.last_known_leader,
             adding: self.adding,
             removing: self.removing,
+            is_pinned: self.is_pinned,
             raft: self.raft,
             manifest,
         }

@@ -33,6 +33,7 @@ pub(crate) enum Edit {
         name: String,
         replication_factor: i16,
         assignments: Vec<Vec<NodeId>>,
+        is_pinned: bool,
         overrides: BTreeMap<String, String>,
         at_ms: i64,
     },
@@ -43,6 +44,7 @@ pub(crate) enum Edit {
     PartitionsAdded {
         topic_id: TopicId,
         assignments: Vec<Vec<NodeId>>,
+        is_pinned: bool,
     },
     OverridesReplaced {
         topic_id: TopicId,

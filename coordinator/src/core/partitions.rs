@@ -78,7 +78,12 @@ impl ClusterState {
     }
 
     /// Begins the move to `target`, or changes the one that is under way.
-    pub(super) fn decide_reassign(&self, tp: TopicPartition, target: &[NodeId]) -> Result<Outcome, Refusal> {
+    pub(super) fn decide_reassign(
+        &self,
+        tp: TopicPartition,
+        target: &[NodeId],
+        is_by_hand: bool,
+    ) -> Result<Outcome, Refusal> {
         let (topic, partition) = self.topic_and_partition(tp)?;
         let refuse = |reason: String| Err(Refusal::AssignmentInvalid(reason));
         if target.is_empty() || target.len() > REPLICAS_MAX {
@@ -92,7 +97,7 @@ impl ClusterState {
                 "The manual partition assignment includes broker {node}, but no such broker is registered."
             ));
         }
-        self.reassigned(topic, tp, partition, target)
+        self.reassigned(topic, tp, partition, target, is_by_hand)
     }
 
     /// Takes a move back: the replicas are those from before it.
@@ -103,7 +108,7 @@ impl ClusterState {
         }
         let before = in_order(&partition.replicas, |node| !partition.adding.contains(&node));
         assert!(!before.is_empty(), "a move begins from replicas");
-        self.reassigned(topic, tp, partition, &before)
+        self.reassigned(topic, tp, partition, &before, false)
     }
 
     fn reassigned(
@@ -112,6 +117,7 @@ impl ClusterState {
         tp: TopicPartition,
         partition: &Partition,
         target: &[NodeId],
+        is_by_hand: bool,
     ) -> Result<Outcome, Refusal> {
         // Replicas that were being added are dropped at once where they are not wanted any more; but who
         // votes in a Raft group has to be voted out.
@@ -142,6 +148,7 @@ impl ClusterState {
         draft.next.replicas = replicas;
         draft.next.adding = adding;
         draft.next.removing = removing;
+        draft.next.is_pinned |= is_by_hand;
         draft.set_isr(&isr);
         if is_dropping && partition.raft.is_none() {
             draft.raise_leader_epoch();

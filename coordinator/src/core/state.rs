@@ -114,6 +114,9 @@ pub struct Partition {
     /// Replicas that go when the reassignment is complete; part of `replicas`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removing: Vec<NodeId>,
+    /// Its replicas were named by an operator: balance leaves them where they are.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_pinned: bool,
     /// The Raft group that replicates the partition; none under fetch replication. It follows the topic's
     /// `highwater.replication` when the leader has brought the switch about (ADR 0014).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -212,6 +215,7 @@ impl Partition {
             last_known_leader: None,
             adding: Vec::new(),
             removing: Vec::new(),
+            is_pinned: false,
             raft: None,
             manifest: Arc::new(Manifest::new(0)),
         }

@@ -77,7 +77,7 @@ impl Notebook {
                 is_draining: words.get(2) != Some(&"off"),
             },
             "remove" => Command::RemoveBroker { node_id: number(1) as NodeId },
-            "isr" | "elect" | "reassign" | "raft-leader" | "raft-begin" | "raft-end" => {
+            "isr" | "elect" | "reassign" | "move" | "raft-leader" | "raft-begin" | "raft-end" => {
                 self.parse_partition(&words)
             }
             "create" => Command::CreateTopic(self.parse_create(&words)),
@@ -106,10 +106,10 @@ impl Notebook {
         let mut out = String::new();
         for command in plan_moves(&self.state, &Loads::default(), &SETTINGS, self.clock_ms) {
             let told = match &command {
-                Command::Reassign { tp, replicas: Some(replicas) } => {
-                    format!("reassign {} {replicas:?}", self.place(*tp))
+                Command::MovePartition { tp, replicas: Some(replicas) } => {
+                    format!("move {} {replicas:?}", self.place(*tp))
                 }
-                Command::Reassign { tp, replicas: None } => format!("reassign {} cancel", self.place(*tp)),
+                Command::MovePartition { tp, replicas: None } => format!("move {} cancel", self.place(*tp)),
                 Command::ElectLeader { tp, .. } => format!("elect {} preferred", self.place(*tp)),
                 other => panic!("not for a plan: {other:?}"),
             };
@@ -179,6 +179,7 @@ impl Notebook {
             }),
             "elect" if words[3] == "preferred" => Command::ElectLeader { tp, kind: ElectionKind::Preferred },
             "elect" => Command::ElectLeader { tp, kind: ElectionKind::Unclean },
+            "move" => Command::MovePartition { tp, replicas: Some(nodes()) },
             "reassign" if words[3] == "cancel" => Command::Reassign { tp, replicas: None },
             "reassign" => Command::Reassign { tp, replicas: Some(nodes()) },
             "raft-leader" => {
@@ -341,6 +342,7 @@ fn sets(p: &Partition) -> String {
     set("elr", &p.elr, &[]);
     set("adding", &p.adding, &[]);
     set("removing", &p.removing, &[]);
+    out.push_str(if p.is_pinned { " pinned" } else { "" });
     if let Some(last) = p.last_known_leader {
         write!(out, " last leader {last}").expect("text");
     }

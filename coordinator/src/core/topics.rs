@@ -56,6 +56,7 @@ impl ClusterState {
             name: new.name.clone(),
             replication_factor,
             assignments,
+            is_pinned: rules > 1 && !new.assignments.is_empty(),
             overrides: new.configs.clone(),
             at_ms: now_ms,
         };
@@ -95,6 +96,7 @@ impl ClusterState {
         let added = usize::try_from(count - current).expect("an increase");
         self.check_room(topic.partitions.len(), added)?;
         let factor = usize::try_from(topic.replication_factor).expect("at least 1");
+        let is_pinned = rules > 1 && !assignments.is_empty();
         let assignments = match assignments.is_empty() {
             true => self.place(rules, topic_id, topic.partitions.len(), added, factor)?,
             false if assignments.len() != added => {
@@ -107,7 +109,7 @@ impl ClusterState {
         };
         self.check_assignments(rules, &assignments, Some(topic.replication_factor))?;
         assert_eq!(assignments.len(), added, "one assignment for each new partition");
-        Ok(Outcome::one(Edit::PartitionsAdded { topic_id, assignments }, Reply::Done))
+        Ok(Outcome::one(Edit::PartitionsAdded { topic_id, assignments, is_pinned }, Reply::Done))
     }
 
     fn place_topic(&self, rules: u16, new: &NewTopic) -> Result<Vec<Vec<NodeId>>, Refusal> {

@@ -39,7 +39,10 @@ impl Plan<'_> {
             if self.elections >= self.settings.elections_max {
                 return;
             }
-            if partition.raft.is_some() || is_moving(partition) || self.touched.contains(&tp) {
+            if partition.is_pinned || partition.raft.is_some() || is_moving(partition) {
+                continue;
+            }
+            if self.touched.contains(&tp) {
                 continue;
             }
             let Some((first, other)) = self.relief(partition, &preferred) else { continue };
@@ -51,7 +54,7 @@ impl Plan<'_> {
             *preferred.entry(other).or_default() += 1;
             self.touched.insert(tp);
             self.elections += 1;
-            self.commands.push(Command::Reassign { tp, replicas: Some(replicas) });
+            self.commands.push(Command::MovePartition { tp, replicas: Some(replicas) });
         }
     }
 

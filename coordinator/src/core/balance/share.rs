@@ -55,10 +55,14 @@ impl Plan<'_> {
         Some((tp, replicas))
     }
 
-    /// Only what is whole is moved for balance, and never closer together.
+    /// Only what is whole and was not placed by hand is moved for balance, and never closer together.
     fn may_move(&self, partition: &Partition, from: NodeId, to: NodeId) -> bool {
         let is_whole = partition.isr.len() == partition.replicas.len() && !is_moving(partition);
-        if !is_whole || !partition.replicas.contains(&from) || partition.replicas.contains(&to) {
+        if partition.is_pinned
+            || !is_whole
+            || !partition.replicas.contains(&from)
+            || partition.replicas.contains(&to)
+        {
             return false;
         }
         let shared_with = |node: NodeId| {

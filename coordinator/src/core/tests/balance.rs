@@ -165,20 +165,23 @@ fn three_brokers_with_three_replicas_have_nowhere_to_move() {
 #[test]
 fn busy_partitions_are_kept_apart() {
     let mut notebook = cluster(&[(1, None), (2, None), (3, None), (4, None)]);
-    run(&mut notebook, "create t assign=1;1;1;1;2;2;2;2;3;3;3;3;4;4;4;4");
-    let busy = |number: i32| PartitionReport {
-        tp: TopicPartition::new(notebook.id("t"), number),
+    run(&mut notebook, "create t partitions=16 replicas=1");
+    let together = notebook.state.partitions().filter(|(_, p)| p.replicas == [1]);
+    let busy: Vec<TopicPartition> = together.map(|(tp, _)| tp).collect();
+    assert_eq!(busy.len(), 4);
+    let report = |tp: &TopicPartition| PartitionReport {
+        tp: *tp,
         log_end: 1,
         local_bytes: 1 << 30,
-        bytes_per_s: 10_000_000,
+        bytes_per_s: 9_999,
     };
-    let report = BrokerReport { partitions: (0..4).map(busy).collect(), ..BrokerReport::default() };
+    let report = BrokerReport { partitions: busy.iter().map(report).collect(), ..BrokerReport::default() };
     let loads = Loads::from_reports([&report]);
     settle(&mut notebook, &loads);
-    let partitions: Vec<_> = notebook.state.partitions().map(|(_, p)| p.replicas[0]).collect();
-    let mut homes = partitions[..4].to_vec();
+    let home = |tp: &TopicPartition| notebook.state.partition(*tp).expect("there").replicas[0];
+    let mut homes: Vec<NodeId> = busy.iter().map(home).collect();
     homes.sort_unstable();
-    assert_eq!(homes, vec![1, 2, 3, 4], "{partitions:?}");
+    assert_eq!(homes, vec![1, 2, 3, 4]);
     for share in shares(&notebook.state, &loads, &SETTINGS, notebook.clock_ms) {
         assert!((900..1_100).contains(&share.load_permille), "{share:?}");
     }
@@ -193,7 +196,21 @@ fn a_move_to_a_broker_that_died_is_taken_back_and_made_elsewhere() {
     notebook.clock_ms += 100_000;
     let plan = plan_moves(&notebook.state, &Loads::default(), &SETTINGS, notebook.clock_ms);
     let tp = TopicPartition::new(notebook.id("t"), 0);
-    assert_eq!(plan.first(), Some(&Command::Reassign { tp, replicas: None }));
+    assert_eq!(plan.first(), Some(&Command::MovePartition { tp, replicas: None }));
     settle(&mut notebook, &Loads::default());
     assert!(notebook.state.partitions().all(|(_, p)| !p.replicas.contains(&3)));
+}
+
+#[test]
+fn what_was_placed_by_hand_stays_until_its_broker_goes() {
+    let mut notebook = cluster(&[(1, None), (2, None), (3, None)]);
+    run(&mut notebook, "create t assign=1,2;1,2;1,2;1,2;1,2;1,2");
+    let before = notebook.state.clone();
+    assert_eq!(settle(&mut notebook, &Loads::default()), 0);
+    assert_eq!(notebook.state, before, "neither moved nor led otherwise");
+    run(&mut notebook, "create u partitions=6 replicas=1");
+    run(&mut notebook, "reassign u 0 2");
+    run(&mut notebook, "drain 1");
+    settle(&mut notebook, &Loads::default());
+    assert_eq!(replicas(&notebook.state)[0], 0, "it has to go");
 }

@@ -47,6 +47,7 @@ fn command() -> impl Strategy<Value = String> {
         2 => (name.clone(), 0..3i32, prop::sample::select(vec!["preferred", "unclean"]))
             .prop_map(|(name, p, kind)| format!("elect {name} {p} {kind}")),
         4 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("reassign {name} {p} {nodes}")),
+        2 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("move {name} {p} {nodes}")),
         1 => (name.clone(), 0..3i32).prop_map(|(name, p)| format!("reassign {name} {p} cancel")),
         4 => (name.clone(), -1..4i32, 0..4i32, config.clone())
             .prop_map(|(name, p, r, c)| format!("create {name} partitions={p} replicas={r} {c}")),
