@@ -244,8 +244,8 @@ impl PartitionLog {
         self.append_at(header, bytes, self.log_end(), leader_epoch, now_ms)
     }
 
-    /// Writes a batch as its leader has it, with the offset and the leader epoch that it carries: the one must
-    /// be this log's end, the other no older than the newest here. The caller has checked its CRC.
+    /// Writes a batch as its leader has it, with the offset and the leader epoch that it carries: the one
+    /// must be this log's end, the other no older than the newest here. The caller has checked its CRC.
     ///
     /// # Errors
     /// As `append`; `Misplaced` when it does not follow.

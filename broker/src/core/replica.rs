@@ -1,4 +1,5 @@
-//! One replica of a fetch-replicated partition: who leads, who is in sync, and how far everything is committed.
+//! One replica of a fetch-replicated partition: who leads, who is in sync, and how far everything is
+//! committed.
 //!
 //! Pure: it is told what the control plane decided, what followers have and how far its own log reaches, and
 //! says where the high watermark is and which in-sync set to propose. It follows Kafka 4: the high watermark
@@ -266,6 +267,7 @@ impl Replica {
             _ => Some(Leader::new(now_ms, given, self.node_id, ends.log_end)),
         };
         self.terms = Some(given.clone());
+        assert_eq!(self.leader.is_some(), leads, "a leader is one by its assignment");
         let mut moves = self.settle(now_ms, ends);
         moves.has_news |= leads;
         Assigned { is_old, is_new_epoch, moves }
@@ -394,6 +396,7 @@ impl Replica {
 
     /// What became of a batch that waits to be committed.
     pub fn ack(&self, ticket: &AckTicket) -> AckState {
+        assert!(ticket.leader_epoch >= 0 && ticket.end >= 0, "a leader has given it out");
         if self.leader.is_none() || self.leader_epoch() != ticket.leader_epoch {
             return AckState::NotLeader;
         }

@@ -80,8 +80,8 @@ impl ReplicaLog {
         Position { leader_epoch, fetch_offset, last_fetched_epoch }
     }
 
-    /// Takes a leader's answer to [`ReplicaLog::next_fetch`]. Truncates and begins anew with fsyncs, which may
-    /// take a while; readers must not hold slices of what is cut.
+    /// Takes a leader's answer to [`ReplicaLog::next_fetch`]. Truncates and begins anew with fsyncs, which
+    /// may take a while; readers must not hold slices of what is cut.
     ///
     /// # Errors
     /// [`TakeError`]; a poisoned log stays so until it is opened again.

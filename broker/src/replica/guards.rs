@@ -1,7 +1,7 @@
 //! Switches that take single guards away.
 
-/// What protects a replica, each by itself. All hold in the product; the simulation takes one away at a time to
-/// prove that its absence is noticed.
+/// What protects a replica, each by itself. All hold in the product; the simulation takes one away at a time
+/// to prove that its absence is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guards {
     /// Where a batch counts once it is on the disk, it counts no sooner.

@@ -148,8 +148,8 @@ impl ReplicaLog {
         (fetch_offset > log_end).then_some(AnswerContent::Diverging { epoch, end_offset: log_end })
     }
 
-    /// Where the follower has to begin, or had better: the start of the segment where the tier ends, or, where
-    /// the log start is past that, of the segment that holds it.
+    /// Where the follower has to begin, or had better: the start of the segment where the tier ends, or,
+    /// where the log start is past that, of the segment that holds it.
     fn beginning_for(
         &self,
         fetch: &FollowerFetch,

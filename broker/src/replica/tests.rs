@@ -1,5 +1,5 @@
-//! Leader and followers by hand (`cases.rs`), and three replicas under random leaders, losses and power failures
-//! against a naive model (`model.rs`).
+//! Leader and followers by hand (`cases.rs`), and three replicas under random leaders, losses and power
+//! failures against a naive model (`model.rs`).
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! Beginning anew where a leader's log or the tier goes on, and letting go of damage that a leader can replace.
+//! Beginning anew where a leader's log or the tier goes on, and letting go of damage that a leader can
+//! replace.
 //!
-//! Crash: the log start is past every local offset before anything is removed, and neither epochs nor producers
-//! are believed before they are durable; so a log that was interrupted opens empty, without epochs, and is begun
-//! again by whoever leads. Invariants: 2, 12.
+//! Crash: the log start is past every local offset before anything is removed, and neither epochs nor
+//! producers are believed before they are durable; so a log that was interrupted opens empty, without epochs,
+//! and is begun again by whoever leads. Invariants: 2, 12.
 
 use highwater_model::Offset;
 

@@ -30,7 +30,8 @@ pub(super) struct FlushState {
     /// A raised log start that is written and not yet synced.
     marks: Option<(u64, Arc<dyn DiskFile>)>,
     marks_raised: u64,
-    /// Producer snapshots at the borders of segments that are written and not yet synced, by the count of them.
+    /// Producer snapshots at the borders of segments that are written and not yet synced, by the count of
+    /// them.
     snapshots: Vec<(u64, Offset, Arc<dyn DiskFile>)>,
     snapshots_written: u64,
     /// Borders whose snapshot is durable, as far as this process has made it so.

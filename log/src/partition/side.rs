@@ -32,8 +32,8 @@ impl PartitionLog {
     }
 
     /// Makes the producer table at a border durable before that is evicted which it could be rebuilt from: or
-    /// a power failure would leave a log that takes for new what a producer sends again. As a rule a flush has
-    /// done so.
+    /// a power failure would leave a log that takes for new what a producer sends again. As a rule a flush
+    /// has done so.
     ///
     /// # Errors
     /// `Io` if it could not be stored. What cannot be read for it is in the tier and goes all the same.
@@ -104,9 +104,9 @@ impl PartitionLog {
             .map_err(disk_error("write", names::CHECKPOINT))
     }
 
-    /// Removes what was derived from a log that is about to go another way: producer snapshots past `end`, and
-    /// the indexes of the segment at `segment` and of later ones. Another log that has the same offsets and
-    /// lengths must not find them.
+    /// Removes what was derived from a log that is about to go another way: producer snapshots past `end`,
+    /// and the indexes of the segment at `segment` and of later ones. Another log that has the same offsets
+    /// and lengths must not find them.
     pub(super) fn remove_derived(&self, segment: Offset, end: Offset) -> Result<(), LogError> {
         let entries = self.disk.list().map_err(disk_error("list", "a partition's directory"))?;
         let is_derived = |name: &str| match names::parse(name) {

@@ -1,8 +1,8 @@
 //! What a leader knows of its followers: how far each is, who is in sync, which change of that is under way.
 //!
 //! Everything here lives as long as one leader epoch. A proposal whose outcome is unknown is in doubt until
-//! the partition's record has another epoch: its members count for the high watermark all that time, as it may
-//! have been carried out, or may still be. Invariants: 3, 6, 17.
+//! the partition's record has another epoch: its members count for the high watermark all that time, as it
+//! may have been carried out, or may still be. Invariants: 3, 6, 17.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,8 +48,8 @@ impl Progress {
         self.ends.map(|ends| terms.counted(ends.log_end, ends.flushed_end))
     }
 
-    /// Whether it has fetched within the lag that is allowed, or has nothing to fetch. Else one that fell silent
-    /// would leave and join for ever while nothing more is committed.
+    /// Whether it has fetched within the lag that is allowed, or has nothing to fetch. Else one that fell
+    /// silent would leave and join for ever while nothing more is committed.
     fn is_there(&self, now_ms: i64, terms: &Assignment, leader_end: Offset) -> bool {
         self.counted(terms) == Some(leader_end)
             || self.last_fetch.is_some_and(|(at, _)| now_ms.saturating_sub(at) <= terms.lag_ms_max)
@@ -101,11 +101,13 @@ impl Leader {
         if is_new_record {
             self.record_moved();
         }
+        assert!(!self.followers.contains_key(&node_id), "nobody follows itself");
         self
     }
 
     /// The record has another epoch: proposals against the old one can no longer be carried out.
     fn record_moved(&mut self) {
+        debug_assert!(self.isr.is_sorted(), "each member once, in order");
         self.in_flight = None;
         self.in_doubt.clear();
         self.has_doubt = false;
@@ -162,6 +164,7 @@ impl Leader {
                 end = end.min(progress.counted(terms).unwrap_or(end));
             }
         }
+        debug_assert!(end <= ends.log_end, "committed is what the leader has too");
         Some(end)
     }
 
@@ -253,6 +256,7 @@ impl Leader {
             partition_epoch: terms.partition_epoch,
             isr: wanted.into_iter().map(|id| self.incarnation(terms, id)).collect(),
         };
+        assert!(proposal.isr.is_sorted(), "each member once, in order");
         self.in_flight = Some(proposal.clone());
         Some(proposal)
     }

@@ -142,7 +142,8 @@ impl Control {
         IsrOutcome::Accepted { partition_epoch: self.partition_epoch }
     }
 
-    /// Whether everybody else that may be elected is needed: `node` may lose what is not on its disk only then.
+    /// Whether everybody else that may be elected is needed: `node` may lose what is not on its disk only
+    /// then.
     pub fn others_in_sync(&self, node: NodeId) -> Vec<NodeId> {
         self.isr.iter().chain(&self.elr).filter(|n| **n != node).copied().collect()
     }

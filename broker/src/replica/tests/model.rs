@@ -1,6 +1,6 @@
-//! Three replicas with a lossy network, processes that die, power that fails and a control plane that changes its
-//! mind, against a naive model: what was acknowledged is there, once, where it was said to be; what was read
-//! never changes; and once all is well the logs are the same bytes.
+//! Three replicas with a lossy network, processes that die, power that fails and a control plane that changes
+//! its mind, against a naive model: what was acknowledged is there, once, where it was said to be; what was
+//! read never changes; and once all is well the logs are the same bytes.
 
 use std::collections::BTreeMap;
 

@@ -356,7 +356,8 @@ fn recovery_does_not_believe_what_a_failed_fsync_left_in_the_cache() {
     assert_eq!(log.log_end(), 1, "the second batch is on no disk");
 }
 
-/// A segment that rots under an open log ends the reads that reach it, and takes nothing from those before it.
+/// A segment that rots under an open log ends the reads that reach it, and takes nothing from those before
+/// it.
 #[test]
 fn a_read_gives_what_lies_before_a_segment_that_has_rotted() {
     let (disk, _) = filled(true);

@@ -1,5 +1,5 @@
-//! What replicas do to a log: take batches as the leader has them, cut, begin anew, let go of damage; and power
-//! failures at every single step of the latter.
+//! What replicas do to a log: take batches as the leader has them, cut, begin anew, let go of damage; and
+//! power failures at every single step of the latter.
 
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicUsize, Ordering};
