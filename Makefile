@@ -8,7 +8,7 @@ CARGO ?= cargo
 HIGHWATER_FUZZ_INPUTS ?= 1000000
 export HIGHWATER_FUZZ_INPUTS
 
-.PHONY: help prerequisites build tools demo test check unit end-to-end sim bench bench-quick fuzz clean
+.PHONY: help prerequisites build tools demo cluster test check unit end-to-end sim bench bench-quick fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,6 +32,10 @@ tools: ## MinIO, kcat, Python and Java clients, Parquet readers, into target/
 demo: build ## real flights in, sealed to Parquet, replayed by a Kafka client, queried by SQL
 	scripts/tools.sh python
 	target/venv/bin/python demo/demo.py --highwater target/release/highwater --work-dir target/demo
+
+cluster: build ## three nodes and a MinIO on this machine, until Ctrl-C; prints their addresses
+	scripts/tools.sh minio
+	python3 scripts/cluster.py target/release/highwater target/tools/minio target/cluster
 
 check: ## format, lints, the tree's rules, unit tests
 	$(CARGO) fmt --all -- --check

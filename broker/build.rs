@@ -5,5 +5,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(["highwater/v1/admin.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(files)?;
+    // Batches are cut from what was received, not copied.
+    let peers = protox::compile(["highwater/v1/raft.proto", "highwater/v1/replication.proto"], ["proto"])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(peers)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! standard error that says what is wrong and what to do. Must not: contain broker logic; every command but
 //! `serve` and `demo` is a client of a running node. Only commands that work are listed.
 
+mod cluster;
 mod connect;
 mod consume;
 mod demo;
@@ -38,6 +39,9 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Write the records of a topic to standard output.
     Consume(consume::ConsumeArgs),
+    /// The nodes of the cluster, and moving partitions between them.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// What is in the bucket, and moving it there now.
     #[command(subcommand)]
     Tier(tier::TierCommand),
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Topic(command) => block_on(topic::run(command)),
         Command::Produce(args) => block_on(produce::run(args)),
         Command::Consume(args) => block_on(consume::run(args)),
+        Command::Cluster(command) => block_on(cluster::run(command)),
         Command::Tier(command) => block_on(tier::run(command)),
     };
     match done {

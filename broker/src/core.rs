@@ -3,4 +3,6 @@
 pub mod fetch_plan;
 pub mod fetch_session;
 pub mod pace;
+pub mod raft_election;
+pub mod raft_side;
 pub mod replica;

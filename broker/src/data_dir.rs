@@ -1,7 +1,8 @@
 //! The data directory belongs to one process of one node of one cluster, and remembers which.
 //!
-//! Owns `lock` (held while the process lives) and `identity.json`. Must not: touch what is in the directory
-//! otherwise. Invariant 18: the identity file carries its format's version.
+//! Owns `lock` (held while the process lives), `identity.json`, and `clean-stop.json`, which is there only
+//! between an orderly stop and the next start. Must not: touch what is in the directory otherwise. Invariant
+//! 18: both files carry their format's version.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,11 +11,15 @@ use std::path::{Path, PathBuf};
 use highwater_model::NodeId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Version of the layout of the data directory (docs/format.md).
 pub const DATA_DIR_FORMAT: u32 = 1;
 const IDENTITY_FILE: &str = "identity.json";
 const LOCK_FILE: &str = "lock";
+const CLEAN_STOP_FILE: &str = "clean-stop.json";
+/// Version of the token of a clean stop.
+const CLEAN_STOP_FORMAT: u32 = 1;
 const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why the directory cannot be used. One line with what to do.
@@ -43,6 +48,19 @@ struct Identity {
     format: u32,
     node_id: NodeId,
     cluster_id: String,
+    /// Names the directory for life; directories of the first release have none until they are claimed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    storage: Option<Uuid>,
+    /// The mark of the cluster's bucket, once it has been seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bucket: Option<Uuid>,
+}
+
+/// What an orderly stop leaves behind: everything that the broker of that epoch had is on the disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct CleanStop {
+    format: u32,
+    broker_epoch: u64,
 }
 
 /// A data directory that this process holds.
@@ -100,20 +118,79 @@ impl DataDir {
         }
     }
 
-    /// Notes for good that the directory belongs to the node and the cluster.
-    pub fn claim(&mut self, node_id: NodeId, cluster_id: &str) -> Result<(), DataDirError> {
+    /// Notes for good that the directory belongs to the node and the cluster; returns the directory's own name.
+    pub fn claim(&mut self, node_id: NodeId, cluster_id: &str) -> Result<Uuid, DataDirError> {
         self.check(cluster_id)?;
-        if self.identity.is_some() {
-            return Ok(());
+        if let Some(storage) = self.identity.as_ref().and_then(|identity| identity.storage) {
+            return Ok(storage);
         }
-        let identity = Identity { format: DATA_DIR_FORMAT, node_id, cluster_id: cluster_id.to_owned() };
-        write_identity(&self.dir, &identity).map_err(|source| DataDirError::Io {
+        let storage = Uuid::new_v4();
+        let identity = Identity {
+            format: DATA_DIR_FORMAT,
+            node_id,
+            cluster_id: cluster_id.to_owned(),
+            storage: Some(storage),
+            bucket: None,
+        };
+        self.keep(identity)?;
+        Ok(storage)
+    }
+
+    /// The mark of the cluster's bucket that was noted.
+    pub fn bucket(&self) -> Option<Uuid> {
+        self.identity.as_ref().and_then(|identity| identity.bucket)
+    }
+
+    /// Notes the mark of the cluster's bucket. The directory has been claimed.
+    pub fn note_bucket(&mut self, bucket: Uuid) -> Result<(), DataDirError> {
+        match self.identity.take() {
+            Some(identity) if identity.bucket != Some(bucket) => {
+                self.keep(Identity { bucket: Some(bucket), ..identity })
+            }
+            identity => {
+                self.identity = identity;
+                Ok(())
+            }
+        }
+    }
+
+    fn keep(&mut self, identity: Identity) -> Result<(), DataDirError> {
+        let written = write_json(&self.dir, IDENTITY_FILE, &identity);
+        self.identity = Some(identity);
+        written.map_err(|source| DataDirError::Io {
             dir: self.dir.clone(),
             what: "write identity.json",
             source,
-        })?;
-        self.identity = Some(identity);
-        Ok(())
+        })
+    }
+
+    /// The broker epoch that stopped in order, if the last process did. The token is gone for good on return:
+    /// what happens from now on is not covered by it.
+    pub fn take_clean_stop(&self) -> Result<Option<u64>, DataDirError> {
+        let path = self.dir.join(CLEAN_STOP_FILE);
+        let failed = |source| DataDirError::Io {
+            dir: self.dir.clone(),
+            what: "read and remove clean-stop.json",
+            source,
+        };
+        let token = match fs::read(&path) {
+            // One that cannot be read proves nothing, which costs a catch-up.
+            Ok(bytes) => serde_json::from_slice::<CleanStop>(&bytes).ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        fs::remove_file(&path).and_then(|()| File::open(&self.dir)?.sync_all()).map_err(failed)?;
+        Ok(token.filter(|token| token.format == CLEAN_STOP_FORMAT).map(|token| token.broker_epoch))
+    }
+
+    /// Leaves the token of a clean stop: logs are flushed and closed, and nothing is written after it.
+    pub fn leave_clean_stop(&self, broker_epoch: u64) -> Result<(), DataDirError> {
+        let token = CleanStop { format: CLEAN_STOP_FORMAT, broker_epoch };
+        write_json(&self.dir, CLEAN_STOP_FILE, &token).map_err(|source| DataDirError::Io {
+            dir: self.dir.clone(),
+            what: "write clean-stop.json",
+            source,
+        })
     }
 }
 
@@ -132,14 +209,14 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {
 }
 
 /// Written beside and renamed, so that a crash leaves the old state or the new one.
-fn write_identity(dir: &Path, identity: &Identity) -> io::Result<()> {
-    let text = serde_json::to_string_pretty(identity)?;
-    let beside = dir.join(format!("{IDENTITY_FILE}.new"));
+fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_string_pretty(value)?;
+    let beside = dir.join(format!("{name}.new"));
     let mut file = File::create(&beside)?;
     file.write_all(text.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
-    fs::rename(&beside, dir.join(IDENTITY_FILE))?;
+    fs::rename(&beside, dir.join(name))?;
     File::open(dir)?.sync_all()
 }
 
@@ -154,8 +231,8 @@ mod tests {
         let mut first = DataDir::open(&dir, 1).expect("new");
         assert!(matches!(DataDir::open(&dir, 1), Err(DataDirError::Locked { .. })));
         assert!(first.is_new());
-        first.claim(1, "abc").expect("unclaimed");
-        first.claim(1, "abc").expect("its own");
+        let storage = first.claim(1, "abc").expect("unclaimed");
+        assert_eq!(first.claim(1, "abc").expect("its own"), storage);
         assert!(!first.is_new());
         assert!(matches!(first.claim(1, "xyz"), Err(DataDirError::OtherCluster { .. })));
         drop(first);
@@ -163,7 +240,25 @@ mod tests {
         assert!(other.to_string().contains("belongs to node 1, not to node 2"), "{other}");
         let mut again = DataDir::open(&dir, 1).expect("free again");
         assert!(matches!(again.claim(1, "xyz"), Err(DataDirError::OtherCluster { .. })));
-        again.claim(1, "abc").expect("its own");
+        assert_eq!(again.claim(1, "abc").expect("its own"), storage);
+    }
+
+    #[test]
+    fn the_token_of_a_clean_stop_serves_once() {
+        let temp = tempfile::tempdir().expect("scratch");
+        let dir = DataDir::open(temp.path(), 1).expect("new");
+        assert_eq!(dir.take_clean_stop().expect("none"), None);
+        dir.leave_clean_stop(7).expect("left");
+        assert_eq!(dir.take_clean_stop().expect("there"), Some(7));
+        assert_eq!(dir.take_clean_stop().expect("gone"), None);
+        let token = temp.path().join(CLEAN_STOP_FILE);
+        for proves_nothing in ["{", r#"{"format":2,"broker_epoch":7}"#] {
+            fs::write(&token, proves_nothing).expect("write");
+            assert_eq!(dir.take_clean_stop().expect("removed"), None);
+            assert!(!token.exists());
+        }
+        fs::write(&token, r#"{"format":1,"broker_epoch":3}"#).expect("write");
+        assert_eq!(dir.take_clean_stop().expect("the fixture of version 1"), Some(3));
     }
 
     #[test]
@@ -175,7 +270,12 @@ mod tests {
         fs::write(&file, "{").expect("write");
         assert!(matches!(DataDir::open(temp.path(), 1), Err(DataDirError::Damaged { .. })));
         fs::write(&file, r#"{"format":1,"node_id":1,"cluster_id":"abc"}"#).expect("write");
-        DataDir::open(temp.path(), 1).expect("the fixture of version 1 loads");
+        let mut old = DataDir::open(temp.path(), 1).expect("the fixture of version 1 loads");
+        // It had no name yet: it gets one, and keeps it.
+        let storage = old.claim(1, "abc").expect("its own");
+        drop(old);
+        let mut named = DataDir::open(temp.path(), 1).expect("opens");
+        assert_eq!(named.claim(1, "abc").expect("its own"), storage);
     }
 
     #[test]

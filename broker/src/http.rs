@@ -21,20 +21,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
-use crate::node::Node;
+use crate::slot::Slot;
 use crate::status;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves until `stop` turns true.
+/// Serves until `stop` turns true. It is up before the node: alive, but not ready.
 ///
 /// # Errors
 /// The listener failed for good.
-pub async fn serve(
-    node: Arc<Node>,
-    listener: TcpListener,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
+pub async fn serve(node: Slot, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
@@ -49,8 +45,11 @@ pub async fn serve(
     axum::serve(listener, router).with_graceful_shutdown(stopped).await
 }
 
-async fn metrics(State(node): State<Arc<Node>>) -> Response {
-    status::refresh_metrics(&node);
+async fn metrics(State(node): State<Slot>) -> Response {
+    let Some(node) = node.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the node is starting, or is no broker\n").into_response();
+    };
+    status::refresh_metrics(node);
     ([(header::CONTENT_TYPE, OPEN_METRICS)], node.metrics.render()).into_response()
 }
 
@@ -58,8 +57,8 @@ async fn health() -> Response {
     Json(json!({"status": "alive"})).into_response()
 }
 
-async fn ready(State(node): State<Arc<Node>>) -> Response {
-    match status::not_ready(&node) {
+async fn ready(State(node): State<Slot>) -> Response {
+    match node.not_ready() {
         None => Json(json!({"status": "ready"})).into_response(),
         Some(reason) => {
             let body = Json(json!({"status": "not ready", "reason": reason}));

@@ -11,11 +11,14 @@ pub mod handlers;
 pub mod net;
 pub mod node;
 pub mod partition;
+pub mod raft;
 pub mod replica;
+pub mod replication;
 pub mod tier;
 pub mod workers;
 
 // --- front doors ---
+pub mod bucket_mark;
 pub mod cli;
 pub mod client;
 pub mod data_dir;
@@ -24,4 +27,5 @@ pub mod http;
 pub mod metrics;
 pub mod serve;
 pub mod settings;
+pub mod slot;
 pub mod status;

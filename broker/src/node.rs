@@ -26,6 +26,7 @@ use crate::tier::Tier;
 use crate::workers;
 use crate::workers::disk::DiskGuard;
 use crate::workers::flush::FlushQueue;
+use crate::workers::isr::IsrQueue;
 use crate::workers::offload::OffloadQueue;
 use crate::workers::pace::Pacer;
 
@@ -59,6 +60,10 @@ pub struct Node {
     pub flush: FlushQueue,
     pub offloads: OffloadQueue,
     pub pacer: Pacer,
+    /// Changes of in-sync sets on their way to the control plane.
+    pub isr: IsrQueue,
+    /// Counts changes of what this node replicates; who follows leaders looks again.
+    replicas: watch::Sender<u64>,
     pub disk: DiskGuard,
     pub producer_ids: ProducerIds,
     stop: watch::Sender<bool>,
@@ -88,6 +93,8 @@ impl Node {
             tier_memory: Arc::new(Semaphore::new(memory_units)),
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
             pacer: Pacer::new(&parts.settings),
+            isr: IsrQueue::default(),
+            replicas: watch::Sender::new(0),
             settings: parts.settings,
             coordinator: parts.coordinator,
             store: parts.tier.store,
@@ -144,6 +151,15 @@ impl Node {
     pub async fn follow_topics(self: &Arc<Self>) -> Result<(), NodeError> {
         crate::partition::follow::reconcile(self).await?;
         Ok(())
+    }
+
+    /// Told whenever this node's partitions or their roles may have changed.
+    pub fn watch_replicas(&self) -> watch::Receiver<u64> {
+        self.replicas.subscribe()
+    }
+
+    pub(crate) fn replicas_changed(&self) {
+        self.replicas.send_modify(|count| *count += 1);
     }
 
     /// Tells every connection and worker to finish. Fetches that wait for data are answered at once.

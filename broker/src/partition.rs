@@ -1,16 +1,20 @@
 //! One partition on this node: the owner of its log, its high watermark, and those who wait for either.
 //!
-//! The log stands behind a `std::sync::Mutex` that is held for one append, one look-up or one index search
-//! and never across an await (docs/adr/0005). What waits, waits outside: fetches on a `Notify`,
-//! acknowledgements on the flushed end. Offsets are checked against invariant 1 whenever one of them moves; a
-//! partition that breaks it stops serving.
+//! The log and what this node is to the partition ([`ReplicaLog`]) stand behind a `std::sync::Mutex` that is
+//! held for one append, one look-up or one index search and never across an await (docs/adr/0005). What
+//! waits, waits outside: fetches on a `Notify`, acknowledgements on a counter of moves, followers on the news
+//! of their stream. Offsets are checked against invariant 1 whenever one of them moves; a partition that
+//! breaks it stops serving.
 //!
 //! Must not: talk to the bucket or the coordinator (workers do), re-encode batches.
 //! Invariants: 1, 2 (offsets come from `PartitionLog::append` alone), 3, 4, 5, 7, 14.
 
+mod ack;
+pub mod assign;
 pub mod follow;
 pub mod open;
 pub mod registry;
+mod replicate;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -21,16 +25,21 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use highwater_log::PartitionLog;
-use highwater_model::{LeaderEpoch, Offset, OffsetBounds, TopicConfig, TopicPartition};
+use highwater_model::{LeaderEpoch, NodeId, Offset, OffsetBounds, TopicConfig, TopicPartition};
 use highwater_tiering::core::manifest::Manifest;
 use highwater_wire::ProduceRules;
 use tokio::sync::watch;
 
+pub use ack::{AckFailure, AckWait};
+pub use replicate::NewsListener;
 pub use serve::{AppendRefusal, Appended, Found, LocalRead, Look, ReadRefusal};
 pub use upkeep::{LocalUse, SealTask};
 pub use waiters::FetchWaiter;
 
+use crate::core::replica::{Assignment, IsrProposal, Moves, Role};
+use crate::replica::{ReplicaLog, TierEnd};
 use crate::workers::offload::OffloadTrouble;
+use replicate::Listeners;
 use waiters::Waiters;
 
 /// What holds for a partition until the coordinator says otherwise.
@@ -39,12 +48,21 @@ pub struct Terms {
     pub config: Arc<TopicConfig>,
     pub rules: ProduceRules,
     pub leader_epoch: LeaderEpoch,
+    /// Who leads, if anybody does.
+    pub leader: Option<NodeId>,
+    pub is_leader: bool,
 }
 
 impl Terms {
-    pub fn new(config: Arc<TopicConfig>, leader_epoch: LeaderEpoch) -> Terms {
-        assert!(leader_epoch >= 0, "a led partition has an epoch");
-        Terms { rules: ProduceRules::of(&config), config, leader_epoch }
+    pub fn new(config: Arc<TopicConfig>, node_id: NodeId, assignment: &Assignment) -> Terms {
+        assert!(assignment.leader_epoch >= 0, "a partition has an epoch");
+        Terms {
+            rules: ProduceRules::of(&config),
+            config,
+            leader_epoch: assignment.leader_epoch,
+            leader: assignment.leader,
+            is_leader: assignment.leader == Some(node_id),
+        }
     }
 
     /// Whether a batch must be on the disk before it counts (`flush.messages=1`).
@@ -64,15 +82,8 @@ pub enum Unavailable {
     Storage(Arc<str>),
 }
 
-/// How far the log is on the disk, for those whose acknowledgement waits for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flushed {
-    pub end: Offset,
-    pub failed: Option<Unavailable>,
-}
-
 struct Inner {
-    log: PartitionLog,
+    replica: ReplicaLog,
     manifest: Arc<Manifest>,
     unavailable: Option<Unavailable>,
     /// Appended since the last flush; for `flush.messages` and `flush.ms`.
@@ -82,16 +93,40 @@ struct Inner {
     seal_alarm: Option<Arc<str>>,
 }
 
-/// One partition that this node leads.
+impl Inner {
+    fn log(&self) -> &PartitionLog {
+        self.replica.log()
+    }
+
+    fn log_mut(&mut self) -> &mut PartitionLog {
+        self.replica.log_mut()
+    }
+}
+
+/// The end of what a manifest lists, as a replica compares its log with it.
+fn tier_end(manifest: &Manifest) -> TierEnd {
+    let offset = manifest.tiered_end;
+    let last = manifest.epochs.iter().rfind(|e| e.start_offset < offset);
+    TierEnd { offset, epoch: last.map(|e| e.epoch) }
+}
+
+/// One partition of which this node has a replica.
 pub struct Partition {
     pub tp: TopicPartition,
     pub topic: Arc<str>,
+    node_id: NodeId,
     terms: RwLock<Arc<Terms>>,
     inner: Mutex<Inner>,
     /// Copy of the high watermark, to be read without the lock; moves only under it.
     high_watermark: AtomicI64,
     waiters: Waiters,
-    flushed: watch::Sender<Flushed>,
+    /// Followers' streams that want to know of news.
+    listeners: Listeners,
+    /// Counts moves that acknowledgements may wait for.
+    progress: watch::Sender<u64>,
+    /// A change of the in-sync set that is to be proposed.
+    proposal: Mutex<Option<IsrProposal>>,
+    pub(crate) has_proposal: AtomicBool,
     /// Already in the queue of that name.
     pub(crate) is_flush_queued: AtomicBool,
     pub(crate) is_sealed_flush_queued: AtomicBool,
@@ -100,24 +135,29 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Takes over an open log. Everything recovered counts as committed: this node is the only replica. Where
-    /// a batch counts only once it is on the disk, that holds for what was recovered too.
+    /// Takes over an open log, in the role that `assignment` gives this node. What of it is committed, a
+    /// leader learns from its followers (at once where it is the only one in sync) and a follower from its
+    /// leader; what is in the tier is committed.
     pub fn new(
         tp: TopicPartition,
         topic: Arc<str>,
-        terms: Terms,
+        config: Arc<TopicConfig>,
         log: PartitionLog,
         manifest: Arc<Manifest>,
+        (node_id, assignment): (NodeId, &Assignment),
+        now_ms: i64,
     ) -> Partition {
-        let end = if terms.flushes_before_ack() { log.flushed_end() } else { log.log_end() };
+        let mut replica = ReplicaLog::new(node_id, log, tier_end(&manifest));
+        let assigned = replica.set_assignment(now_ms, assignment);
+        let proposal = assigned.moves.propose;
         let partition = Partition {
             tp,
             topic,
-            terms: RwLock::new(Arc::new(terms)),
-            high_watermark: AtomicI64::new(end),
-            flushed: watch::Sender::new(Flushed { end: log.flushed_end(), failed: None }),
+            node_id,
+            terms: RwLock::new(Arc::new(Terms::new(config, node_id, assignment))),
+            high_watermark: AtomicI64::new(replica.high_watermark()),
             inner: Mutex::new(Inner {
-                log,
+                replica,
                 manifest,
                 unavailable: None,
                 unflushed_records: 0,
@@ -125,6 +165,10 @@ impl Partition {
                 seal_alarm: None,
             }),
             waiters: Waiters::default(),
+            listeners: Listeners::default(),
+            progress: watch::Sender::new(0),
+            has_proposal: AtomicBool::new(proposal.is_some()),
+            proposal: Mutex::new(proposal),
             is_flush_queued: AtomicBool::new(false),
             is_sealed_flush_queued: AtomicBool::new(false),
             is_offload_queued: AtomicBool::new(false),
@@ -138,8 +182,13 @@ impl Partition {
         self.terms.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_terms(&self, terms: Terms) {
+    fn set_terms(&self, terms: Terms) {
         *self.terms.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(terms);
+    }
+
+    /// What this node is to the partition.
+    pub fn role(&self) -> Role {
+        self.lock_any().replica.role()
     }
 
     /// End of what consumers may read. Cheap: no lock.
@@ -166,11 +215,11 @@ impl Partition {
         let log_start = inner.manifest.log_start.min(high_watermark);
         OffsetBounds {
             log_start,
-            local_start: inner.log.local_start().max(log_start),
+            local_start: inner.log().local_start().max(log_start),
             tiered_end: inner.manifest.tiered_end.min(high_watermark),
             last_stable: high_watermark,
             high_watermark,
-            log_end: inner.log.log_end(),
+            log_end: inner.log().log_end(),
         }
     }
 
@@ -207,8 +256,38 @@ impl Partition {
     }
 
     fn end_service(&self, inner: &mut Inner, unavailable: Unavailable) {
-        let first = inner.unavailable.get_or_insert(unavailable).clone();
-        self.flushed.send_modify(|flushed| flushed.failed = Some(first));
+        inner.unavailable.get_or_insert(unavailable);
+        self.told();
         self.waiters.wake();
+        self.listeners.tell(self.tp);
+    }
+
+    /// Takes over what a step of the replica has set going. Under the lock; [`Partition::tell`] follows it
+    /// off the lock.
+    fn take_moves(&self, inner: &Inner, moves: &Moves) {
+        self.high_watermark.store(inner.replica.high_watermark(), Ordering::SeqCst);
+        if let Some(proposal) = &moves.propose {
+            *self.proposal.lock().unwrap_or_else(PoisonError::into_inner) = Some(proposal.clone());
+            self.has_proposal.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Wakes who waits for what has moved. Acknowledgements look for themselves ([`Partition::told`]).
+    fn tell(&self, moves: &Moves) {
+        if moves.high_watermark.is_some() {
+            self.waiters.wake();
+            self.told();
+        }
+        if moves.has_news {
+            self.listeners.tell(self.tp);
+        }
+    }
+
+    /// Something has moved that an acknowledgement may wait for. Who waits subscribes first and looks under
+    /// the lock then, so that without a subscriber nobody can miss it.
+    fn told(&self) {
+        if self.progress.receiver_count() > 0 {
+            self.progress.send_modify(|moves| *moves += 1);
+        }
     }
 }

@@ -1,16 +1,17 @@
 //! One replica with its log: the synchronous machine that a partition and the simulation run alike.
 //!
-//! Owns a [`PartitionLog`] and the pure [`Replica`] over it, and is the only place where the two move together:
-//! a leader appends and serves its followers (`serve.rs`), a follower fills and cuts its log by what its leader
-//! answers (`follow.rs`). No clock, no task, no network: the time and every message are arguments, and what
-//! they set going is returned.
+//! Owns a [`PartitionLog`] and the pure [`Replica`] over it, and is the only place where the two move
+//! together: a leader appends and serves its followers (`serve.rs`), a follower fills and cuts its log by
+//! what its leader answers (`follow.rs`). No clock, no task, no network: the time and every message are
+//! arguments, and what they set going is returned.
 //!
-//! How a follower comes to have its leader's log. It fetches at its log's end and says which leader epoch wrote
-//! the batch before it. The leader compares that with its own epochs: if they part below the follower's end,
-//! the answer says where (KIP-595), the follower cuts there and asks again; never by high watermark (KIP-101,
-//! KIP-279). If they do not part, the follower's log is a part of the leader's, and only then does its position
-//! count. A follower below what the leader has locally, or one with nothing, begins at the start of a segment
-//! of the leader's, with the epochs and the producers of that place: the tier has what lies below.
+//! How a follower comes to have its leader's log. It fetches at its log's end and says which leader epoch
+//! wrote the batch before it. The leader compares that with its own epochs: if they part below the follower's
+//! end, the answer says where (KIP-595), the follower cuts there and asks again; never by high watermark
+//! (KIP-101, KIP-279). If they do not part, the follower's log is a part of the leader's, and only then does
+//! its position count. A follower below what the leader has locally, or one with nothing, begins at the start
+//! of a segment of the leader's, with the epochs and the producers of that place: the tier has what lies
+//! below.
 //!
 //! Answers are taken only at the position that was asked for, under the leader epoch that was asked: a late
 //! one changes nothing.
@@ -92,8 +93,8 @@ pub struct ReplicaLog {
 
 impl ReplicaLog {
     /// Takes over an open log. What of it is committed, as far as a manifest can tell: what lies in the tier,
-    /// if the log has it from the same leader, and else nothing that is local. A node that comes back may have
-    /// records of its own below the tier's end that lost against those in the tier.
+    /// if the log has it from the same leader, and else nothing that is local. A node that comes back may
+    /// have records of its own below the tier's end that lost against those in the tier.
     pub fn new(node_id: NodeId, log: PartitionLog, tier: TierEnd) -> ReplicaLog {
         let committed_end = match is_part_of_tier(&log, tier) {
             true => tier.offset.max(log.local_start()),
@@ -103,8 +104,8 @@ impl ReplicaLog {
         ReplicaLog { log, replica, guards: Guards::default(), has_begun: false, last_led: -1 }
     }
 
-    /// Whether this log has the records below the tier's end that the tier has. A leader of an unclean election
-    /// may not.
+    /// Whether this log has the records below the tier's end that the tier has. A leader of an unclean
+    /// election may not.
     pub fn agrees_with(&self, tier: TierEnd) -> bool {
         tier.offset <= self.log.local_start() || is_part_of_tier(&self.log, tier)
     }

@@ -1,31 +1,45 @@
 //! Starting and stopping a node: the order in which its parts come up, the `ready` line, signals, draining.
 //!
-//! Up: data directory, listeners bound, coordinator, object store, node, then the doors open. Down: the doors
-//! close, requests in flight end, logs are flushed and closed clean, then the coordinator. Nothing here
-//! outlives its deadline, and an error at start is one line that says what to do.
+//! Up: data directory, listeners bound, the doors of nodes and operators (coordinators must talk before they
+//! are a group), coordinator, object store, registration, node, then the clients' door. Down: leaders move to
+//! other brokers, the clients' door closes, requests in flight end, logs are flushed and closed clean, the
+//! token of a clean stop, then the coordinator and the other doors. Nothing here outlives its deadline, and an
+//! error at start is one line that says what to do.
+
+mod bucket;
+mod doors;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use highwater_coordinator::core::BrokerRegistration;
-use highwater_coordinator::{Coordinator, CoordinatorSettings, StartError as CoordinatorError, WriteError};
-use highwater_model::Clock;
+use highwater_coordinator::core::{BrokerRegistration, BrokerReport, ClusterState, PartitionReport};
+use highwater_coordinator::{
+    ControlDoor, Coordinator, CoordinatorSettings, SessionHandle, StartError as CoordinatorError, WriteError,
+};
+use highwater_model::limits::STOP_BROKER_WAIT;
+use highwater_model::{Clock, NodeId};
 use highwater_tiering::core::names::Names;
-use highwater_tiering::lane::{LaneSettings, Store, StoreSettings};
-use highwater_tiering::probe::{ProbeFailure, Problem, probe};
+use highwater_tiering::probe::ProbeFailure;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use self::bucket::{check_bucket, open_store};
+use self::doors::{Addresses, Doors, door_error};
+use crate::bucket_mark::MarkError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeError, NodeParts};
+use crate::partition::Partition;
 use crate::settings::{Address, Settings};
+use crate::slot::Slot;
 use crate::tier::Tier;
-use crate::{grpc, http};
+
+/// How often what a broker reports of itself is looked up.
+const REPORT_REFRESH: Duration = Duration::from_secs(30);
 
 /// Why a node could not start, or stopped by itself. One line with what to do.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +56,8 @@ pub enum ServeError {
     Register(WriteError),
     #[error("{0}; correct --object-store or --s3-endpoint")]
     Store(#[from] highwater_tiering::store::OpenError),
+    #[error("{0}")]
+    Bucket(MarkError),
     #[error("{failure}; {advice}")]
     Probe { failure: ProbeFailure, advice: &'static str },
     #[error("{0}; see the data directory")]
@@ -71,42 +87,35 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let started = Instant::now();
     raise_file_limit();
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
-    let mut data_dir = DataDir::open(&settings.data_dir, settings.node_id)?;
+    let data_dir = DataDir::open(&settings.data_dir, settings.node_id)?;
     let doors = Doors::bind(&settings).await?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let coordinator = start_coordinator(&settings, clock.clone()).await?;
-    let parts = Parts { settings, data_dir: &mut data_dir, coordinator: coordinator.clone(), clock };
-    let node = match start_node(parts, &doors).await {
-        Ok(node) => node,
-        Err(error) => {
-            coordinator.close().await;
-            return Err(error);
+    let addresses = doors.addresses;
+    let (mut open, kafka) = doors.open();
+    let starting = Starting { settings, data_dir, kafka, addresses, slot: open.slot.clone() };
+    let control = open.control.clone();
+    // Until the cluster is there this may take for ever; the doors tell why, and a signal ends it.
+    let mut up = tokio::select! {
+        up = starting.start(&control) => up?,
+        name = signals.wait() => {
+            tracing::info!("{name} before the node was ready: stopped");
+            open.close().await;
+            return Ok(());
         }
+        ended = open.ended() => return Err(ended),
     };
-    let addresses = doors.addresses();
-    let mut open = doors.open(&node);
-    let took_ms = started.elapsed().as_millis() as u64;
-    tracing::info!(
-        kafka = %addresses.kafka,
-        grpc = %addresses.grpc,
-        http = %addresses.http,
-        cluster = %coordinator.cluster_id(),
-        node = node.settings.node_id,
-        store = %node.store.url(),
-        took_ms,
-        "ready"
-    );
+    up.tell_ready(&addresses, started.elapsed());
     let outcome = tokio::select! {
         name = signals.wait() => {
             tracing::info!("{name}: draining");
             Ok(())
         }
-        Some(ended) = open.join_next() => Err(door_error(ended)),
+        ended = open.ended() => Err(ended),
+        ended = up.ended() => Err(ended),
     };
-    drain(&node, open).await;
-    coordinator.close().await;
+    up.stop(&open.slot).await;
+    open.close().await;
     tracing::info!("stopped");
-    drop(data_dir);
+    drop(up);
     outcome
 }
 
@@ -125,36 +134,103 @@ fn raise_file_limit() {
     tracing::info!(files = limit.maximum, "open files");
 }
 
-/// The three listeners, bound but not yet served: a client that comes early waits in the backlog.
-struct Doors {
+/// Joins the control plane, as a coordinator or as one who follows it.
+async fn start_coordinator(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    control: &ControlDoor,
+) -> Result<Coordinator, ServeError> {
+    let mut own = CoordinatorSettings::new(settings.node_id, settings.data_dir.clone(), clock);
+    own.default_partitions = settings.default_partitions;
+    own.default_replication_factor = settings.default_replication_factor;
+    own.coordinators = settings.coordinators.iter().map(|(id, at)| (*id, at.to_string())).collect();
+    own.session_timeout = Duration::from_millis(settings.broker_session_timeout_ms);
+    own.balance.dead_timeout_ms = i64::try_from(settings.broker_dead_timeout_ms).unwrap_or(i64::MAX);
+    own.door = control.clone();
+    match settings.roles.coordinator {
+        true => Ok(Coordinator::start(own).await?),
+        false => Ok(Coordinator::observe(own).await?),
+    }
+}
+
+/// What there is before the cluster is known.
+struct Starting {
+    settings: Settings,
+    data_dir: DataDir,
     kafka: TcpListener,
-    grpc: TcpListener,
-    http: TcpListener,
     addresses: Addresses,
+    slot: Slot,
 }
 
-#[derive(Clone, Copy)]
-struct Addresses {
-    kafka: SocketAddr,
-    grpc: SocketAddr,
-    http: SocketAddr,
-}
-
-impl Doors {
-    async fn bind(settings: &Settings) -> Result<Doors, ServeError> {
-        let (kafka, kafka_address) = listen("kafka", &settings.kafka).await?;
-        let (grpc, grpc_address) = listen("grpc", &settings.grpc).await?;
-        let (http, http_address) = listen("http", &settings.http).await?;
-        let addresses = Addresses { kafka: kafka_address, grpc: grpc_address, http: http_address };
-        Ok(Doors { kafka, grpc, http, addresses })
+impl Starting {
+    async fn start(self, control: &ControlDoor) -> Result<Up, ServeError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let coordinator = start_coordinator(&self.settings, clock.clone(), control).await?;
+        let (is_broker, slot) = (self.settings.roles.broker, self.slot.clone());
+        match self.start_as(coordinator.clone(), clock).await {
+            Ok(up) => {
+                match (&up.broker, is_broker) {
+                    (Some(broker), _) => slot.fill(broker.node.clone()),
+                    (None, _) => slot.seat(),
+                }
+                Ok(up)
+            }
+            Err(error) => {
+                coordinator.close().await;
+                Err(error)
+            }
+        }
     }
 
-    fn addresses(&self) -> Addresses {
-        self.addresses
+    /// What can only be done once the cluster is known: bucket, registration, node, clients.
+    async fn start_as(mut self, coordinator: Coordinator, clock: Arc<dyn Clock>) -> Result<Up, ServeError> {
+        let cluster_id = coordinator.cluster_id();
+        let node_id = self.settings.node_id;
+        self.data_dir.check(&cluster_id)?;
+        if !self.settings.roles.broker {
+            self.data_dir.claim(node_id, &cluster_id)?;
+            return Ok(Up { coordinator, data_dir: self.data_dir, node_id, broker: None });
+        }
+        let names = Names::new(&cluster_id).map_err(ServeError::ClusterId)?;
+        let is_first_start = self.data_dir.is_new();
+        let store = open_store(&self.settings, &names, is_first_start).await?;
+        let bucket = check_bucket(&store, &names, &self.data_dir, &coordinator, node_id).await?;
+        let storage = self.data_dir.claim(node_id, &cluster_id)?;
+        if let Some(bucket) = bucket {
+            self.data_dir.note_bucket(bucket)?;
+        }
+        let advertised = self.advertised();
+        let registration = BrokerRegistration {
+            node_id,
+            incarnation: Uuid::new_v4(),
+            host: advertised.host.clone(),
+            port: advertised.port,
+            rack: self.settings.rack.clone(),
+            grpc: self.advertised_grpc(),
+            storage,
+            clean_stop_of: self.data_dir.take_clean_stop()?,
+        };
+        let (reports, told) = watch::channel(BrokerReport::default());
+        let session = coordinator.start_session(registration, told).await.map_err(ServeError::Register)?;
+        let tier = Tier::new(&self.settings, store, names, &coordinator).map_err(NodeError::Thread)?;
+        let settings = self.settings;
+        let parts =
+            NodeParts { settings, coordinator: coordinator.clone(), tier, metrics: Metrics::new(), clock };
+        let node = Node::start(parts).await?;
+        let epoch = session.clone();
+        node.isr.set_broker_epoch(Arc::new(move || epoch.broker_epoch()));
+        node.advertised.set(advertised).expect("nobody else sets it");
+        let (n, listener) = (node.clone(), self.kafka);
+        let mut clients = JoinSet::new();
+        clients.spawn(async move { n.serve(listener).await });
+        clients.spawn(report(node.clone(), reports));
+        let broker = Some(Broker { node, session, clients });
+        Ok(Up { coordinator, data_dir: self.data_dir, node_id, broker })
     }
 
     /// Where clients are told to connect; a port of 0 stands for the one that was bound.
-    fn advertised(&self, settings: &Settings) -> Address {
+    fn advertised(&self) -> Address {
+        let settings = &self.settings;
         let mut address = settings.advertise.clone().unwrap_or_else(|| settings.kafka.clone());
         if address.port == 0 {
             address.port = self.addresses.kafka.port();
@@ -162,143 +238,139 @@ impl Doors {
         address
     }
 
-    fn open(self, node: &Arc<Node>) -> JoinSet<Result<(), ServeError>> {
-        let mut open = JoinSet::new();
-        let failed = |door: &'static str, reason: String| ServeError::Door { door, reason };
-        let (n, listener) = (node.clone(), self.kafka);
-        open.spawn(async move {
-            n.serve(listener).await;
-            Ok(())
+    /// Where other nodes reach this one.
+    fn advertised_grpc(&self) -> String {
+        let settings = &self.settings;
+        let listed = settings.coordinators.get(&settings.node_id);
+        let mut address = settings.advertise_grpc.as_ref().or(listed).unwrap_or(&settings.grpc).clone();
+        if address.port == 0 {
+            address.port = self.addresses.grpc.port();
+        }
+        address.to_string()
+    }
+}
+
+/// Tells the control plane now and then how much this broker carries; ends with the node.
+async fn report(node: Arc<Node>, reports: watch::Sender<BrokerReport>) {
+    let mut stop = node.stopping();
+    loop {
+        let now = report_of(&node);
+        reports.send_if_modified(|known| {
+            let is_news = *known != now;
+            *known = now;
+            is_news
         });
-        let (n, listener, stop) = (node.clone(), self.grpc, node.stopping());
-        open.spawn(
-            async move { grpc::serve(n, listener, stop).await.map_err(|e| failed("grpc", e.to_string())) },
-        );
-        let (n, listener, stop) = (node.clone(), self.http, node.stopping());
-        open.spawn(
-            async move { http::serve(n, listener, stop).await.map_err(|e| failed("http", e.to_string())) },
-        );
-        open
-    }
-}
-
-async fn listen(door: &'static str, address: &Address) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let failed = |source| ServeError::Listen { door, address: address.clone(), source };
-    let listener = TcpListener::bind((address.host.as_str(), address.port)).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
-}
-
-async fn start_coordinator(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Coordinator, ServeError> {
-    let mut own = CoordinatorSettings::new(settings.node_id, settings.data_dir.clone(), clock);
-    own.default_partitions = settings.default_partitions;
-    Ok(Coordinator::start(own).await?)
-}
-
-/// Announces this process, which fences the one that had the node id before.
-async fn register(
-    coordinator: &Coordinator,
-    settings: &Settings,
-    advertised: &Address,
-) -> Result<(), ServeError> {
-    let registration = BrokerRegistration {
-        node_id: settings.node_id,
-        incarnation: Uuid::new_v4(),
-        host: advertised.host.clone(),
-        port: advertised.port,
-        ..BrokerRegistration::default()
-    };
-    coordinator.register_broker(registration).await.map(|_| ()).map_err(ServeError::Register)
-}
-
-/// Opens the store and proves what it can do. A store that is away does not keep a node from starting again:
-/// produce and hot reads need none; but the first start refuses, because the address may be wrong.
-async fn open_store(settings: &Settings, names: &Names, is_first_start: bool) -> Result<Store, ServeError> {
-    let lane = |concurrency: usize, bytes_per_s: u64| LaneSettings {
-        concurrency,
-        requests_per_s: u64::from(settings.store_requests_per_second),
-        bytes_per_s,
-        attempt_ms: settings.store_timeout_ms,
-    };
-    let lanes = StoreSettings {
-        upload: lane(settings.store_upload_concurrency, settings.store_upload_bytes_per_second),
-        read: lane(settings.store_read_concurrency, 0),
-        housekeeping: LaneSettings {
-            attempt_ms: settings.store_timeout_ms,
-            ..StoreSettings::default().housekeeping
-        },
-    };
-    let store = Store::open(&settings.object_store_url(), settings.s3_endpoint.as_deref(), lanes)?;
-    match probe(&store, names).await {
-        Ok(()) => {}
-        Err(failure) if !is_first_start && matches!(failure.problem, Problem::Unreachable { .. }) => {
-            tracing::warn!("{failure}; starting without it, what is sealed waits");
-        }
-        Err(failure) => {
-            let advice = advice(&failure.problem);
-            return Err(ServeError::Probe { failure, advice });
+        let wait = tokio::time::timeout(REPORT_REFRESH, stop.wait_for(|stopping| *stopping));
+        if wait.await.is_ok() {
+            return;
         }
     }
-    Ok(store)
 }
 
-fn advice(problem: &Problem) -> &'static str {
-    match problem {
-        Problem::NoBucket => "create it or correct --object-store",
-        Problem::Denied { .. } => {
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the policy of the bucket"
-        }
-        Problem::Unreachable { .. } => "check --object-store and --s3-endpoint, and that the store is up",
-        Problem::Overwrites => "use a store or a release of it that has conditional writes",
-        Problem::OtherBytes | Problem::NotListed => "use another store",
-        Problem::Step { .. } => "check --object-store and the store's log",
-    }
+fn report_of(node: &Node) -> BrokerReport {
+    let own = node.settings.node_id;
+    let led = node.partitions.view();
+    let led = led.partitions().filter(|partition| {
+        let leader = |state: &ClusterState| state.partition(partition.tp).and_then(|p| p.leader);
+        node.coordinator.with_state(leader) == Some(own)
+    });
+    let partition = |partition: &Arc<Partition>| PartitionReport {
+        tp: partition.tp,
+        log_end: partition.bounds().map_or(0, |bounds| bounds.log_end),
+        local_bytes: partition.local_use().bytes,
+        bytes_per_s: 0,
+    };
+    BrokerReport { partitions: led.map(partition).collect(), ..BrokerReport::default() }
 }
 
-/// What is up before the node.
-struct Parts<'a> {
-    settings: Settings,
-    data_dir: &'a mut DataDir,
+/// A node that serves.
+struct Up {
     coordinator: Coordinator,
-    clock: Arc<dyn Clock>,
+    data_dir: DataDir,
+    node_id: NodeId,
+    /// None where this node is a coordinator alone.
+    broker: Option<Broker>,
 }
 
-/// Store, registration, node: what can only be done once the cluster is known.
-async fn start_node(parts: Parts<'_>, doors: &Doors) -> Result<Arc<Node>, ServeError> {
-    let Parts { settings, data_dir, coordinator, clock } = parts;
-    let cluster_id = coordinator.cluster_id();
-    data_dir.check(&cluster_id)?;
-    let names = Names::new(&cluster_id).map_err(ServeError::ClusterId)?;
-    let store = open_store(&settings, &names, data_dir.is_new()).await?;
-    data_dir.claim(settings.node_id, &cluster_id)?;
-    let advertised = doors.advertised(&settings);
-    register(&coordinator, &settings, &advertised).await?;
-    let tier = Tier::new(&settings, store, names, &coordinator).map_err(NodeError::Thread)?;
-    let parts = NodeParts { settings, coordinator, tier, metrics: Metrics::new(), clock };
-    let node = Node::start(parts).await?;
-    node.advertised.set(advertised).expect("nobody else sets it");
-    Ok(node)
+struct Broker {
+    node: Arc<Node>,
+    session: SessionHandle,
+    /// The clients' door, and what goes with it.
+    clients: JoinSet<()>,
 }
 
-fn door_error(ended: Result<Result<(), ServeError>, tokio::task::JoinError>) -> ServeError {
-    let door = "kafka, grpc or http";
-    match ended {
-        Ok(Err(error)) => error,
-        Ok(Ok(())) => ServeError::Door { door, reason: "it closed by itself".to_owned() },
-        Err(error) => ServeError::Door { door, reason: error.to_string() },
+impl Up {
+    fn tell_ready(&self, addresses: &Addresses, took: Duration) {
+        tracing::info!(
+            kafka = %addresses.kafka,
+            grpc = %addresses.grpc,
+            http = %addresses.http,
+            cluster = %self.coordinator.cluster_id(),
+            node = self.node_id,
+            store = %self.broker.as_ref().map_or("none", |broker| broker.node.store.url()),
+            took_ms = took.as_millis() as u64,
+            "ready"
+        );
+    }
+
+    /// Returns only when the clients' door has failed.
+    async fn ended(&mut self) -> ServeError {
+        let Some(broker) = &mut self.broker else { return std::future::pending().await };
+        match broker.clients.join_next().await {
+            Some(ended) => door_error(ended.map(Ok), "kafka"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Leaders move away first; then the clients' door closes, requests in flight end, and the logs are
+    /// flushed and closed clean, each within its time.
+    async fn stop(&mut self, slot: &Slot) {
+        slot.begin_stop();
+        if let Some(broker) = &mut self.broker {
+            let epoch = broker.session.broker_epoch();
+            // Or it would take the stop for a lapse, and register again.
+            broker.session.end();
+            hand_over(&self.coordinator, self.node_id, epoch).await;
+            broker.drain().await;
+            if let Err(e) = self.data_dir.leave_clean_stop(epoch) {
+                tracing::warn!("{e}; the next start catches up as after a crash");
+            }
+        }
+        self.coordinator.close().await;
     }
 }
 
-/// Ends the doors and then the node, within the drain time each.
-async fn drain(node: &Arc<Node>, mut open: JoinSet<Result<(), ServeError>>) {
-    node.begin_stop();
-    let wait = Duration::from_millis(node.settings.drain_timeout_ms);
-    let ended = tokio::time::timeout(wait, async { while open.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
-        tracing::warn!("some requests did not end in time and were cut");
-        open.shutdown().await;
+/// A controlled stop: other brokers lead before this one goes. Alone there is nobody to hand over to.
+async fn hand_over(coordinator: &Coordinator, node_id: NodeId, epoch: u64) {
+    let has_others = coordinator.with_state(|state| {
+        state.brokers.values().any(|broker| broker.node_id != node_id && !broker.is_fenced)
+    });
+    if !has_others {
+        return;
     }
-    node.stop().await;
+    match tokio::time::timeout(STOP_BROKER_WAIT, coordinator.stop_broker(node_id, epoch)).await {
+        Ok(Ok(())) => tracing::info!("leadership has been handed over"),
+        Ok(Err(e)) => {
+            tracing::warn!("leadership is not handed over: {e}; others notice that this node is gone")
+        }
+        Err(_) => {
+            tracing::warn!("leadership is not handed over in time; others notice that this node is gone")
+        }
+    }
+}
+
+impl Broker {
+    /// Ends the clients' door and then the node, within the drain time each.
+    async fn drain(&mut self) {
+        self.node.begin_stop();
+        let wait = Duration::from_millis(self.node.settings.drain_timeout_ms);
+        let ended = async { while self.clients.join_next().await.is_some() {} };
+        if tokio::time::timeout(wait, ended).await.is_err() {
+            tracing::warn!("some requests did not end in time and were cut");
+            self.clients.shutdown().await;
+        }
+        self.node.stop().await;
+    }
 }
 
 struct Signals {

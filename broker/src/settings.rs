@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use highwater_model::NodeId;
+
 pub use parse::{Address, LogFormat, Roles};
 
 /// Prefix of the environment variables: `--data-dir` is `HIGHWATER_DATA_DIR`.
@@ -138,19 +140,23 @@ settings! {
     node_id: u64 = parse::node_id, "1",
         "This node's id, 1 to 2147483647; a data directory remembers it.";
     roles: Roles = parse::roles, "broker,coordinator",
-        "What this process does. Both roles run in one process for now.";
+        "What this process does: broker, coordinator or both. A broker alone needs `coordinators`.";
     data_dir: PathBuf = parse::path, "./data",
         "Directory of the local log, the coordinator's log and the lock file; one process per directory.";
     kafka: Address = parse::address, "127.0.0.1:9092",
         "HOST:PORT where Kafka clients connect; port 0 takes a free one.";
     grpc: Address = parse::address, "127.0.0.1:9093",
-        "HOST:PORT of the gRPC administration service; port 0 takes a free one.";
+        "HOST:PORT of gRPC: administration, the control plane, replication; port 0 takes a free one.";
     http: Address = parse::address, "127.0.0.1:9094",
         "HOST:PORT of /metrics, /healthz and /readyz; port 0 takes a free one.";
     advertise: Option<Address> = parse::optional_address, "",
         "HOST:PORT that clients are told to connect to; by default the address of `kafka`. Needed when `kafka` binds every interface.";
-    coordinators: Option<String> = parse::optional_text, "",
-        "The coordinators of the cluster as ID=HOST:PORT, separated by commas; for now only this node itself.";
+    advertise_grpc: Option<Address> = parse::optional_address, "",
+        "HOST:PORT at which other nodes reach this one's gRPC; by default its address in `coordinators`, else that of `grpc`.";
+    coordinators: BTreeMap<NodeId, Address> = parse::coordinators, "",
+        "The 1, 3 or 5 coordinators of the cluster as ID=HOST:PORT (gRPC), separated by commas, the same on every node; none: this node alone.";
+    rack: Option<String> = parse::rack, "",
+        "Where this node stands; replicas of a partition are spread over racks.";
     object_store: Option<String> = parse::optional_object_store, "",
         "Where sealed segments go: file:///DIR or s3://BUCKET/PREFIX; by default the directory `objects` in `data-dir`.";
     s3_endpoint: Option<String> = parse::optional_endpoint, "",
@@ -159,6 +165,12 @@ settings! {
         "Create a topic when a client asks for its metadata or produces to it.";
     default_partitions: i32 = parse::partitions, "1",
         "Partitions of a topic that is created without saying how many.";
+    default_replication_factor: i16 = parse::replication_factor, "1",
+        "Replicas of a partition of a topic that is created without saying how many.";
+    broker_session_timeout_ms: u64 = parse::millis, "6s",
+        "A broker that the leading coordinator has not heard for so long is fenced; set it alike on all coordinators.";
+    broker_dead_timeout_ms: u64 = parse::millis, "10min",
+        "A broker that has been away for so long gives its replicas to others; set it alike on all coordinators.";
     log_format: LogFormat = parse::log_format, "human",
         "Format of the log on standard error: human or json.";
     log_level: String = parse::text, "info",
@@ -183,6 +195,8 @@ settings! {
         "Sealed bytes not yet in the tier, up to which sealing and uploading make way for clients that need the cores; above it they take their share. 0: they never make way.";
     offload_backlog_ms_max: u64 = parse::millis, "10s",
         "Age of the oldest sealed segment not yet in the tier, up to which they make way.";
+    replica_lag_time_max_ms: u64 = parse::millis, "10s",
+        "A follower that has not reached its leader's end for so long leaves the in-sync set (Kafka's replica.lag.time.max.ms).";
     retention_check_ms: u64 = parse::millis, "30s",
         "How often retention is checked.";
     drain_timeout_ms: u64 = parse::millis, "10s",
@@ -248,19 +262,35 @@ impl Settings {
     /// What no single field can tell.
     fn check(&self) -> Result<(), SettingsError> {
         let conflict = |text: String| Err(SettingsError::Conflict(text));
-        if !(self.roles.broker && self.roles.coordinator) {
-            return conflict("roles: one node runs both roles for now; use broker,coordinator".to_owned());
+        let (listed, ids) = (self.coordinators.contains_key(&self.node_id), self.coordinator_ids());
+        if !self.roles.coordinator && self.coordinators.is_empty() {
+            return conflict(
+                "roles: a broker alone follows coordinators; set coordinators ID=HOST:PORT".into(),
+            );
         }
-        if let Some(list) = &self.coordinators {
-            let own = format!("{}=", self.node_id);
-            let is_self = !list.contains(',')
-                && list.strip_prefix(&own).is_some_and(|address| parse::address(address).is_ok());
-            if !is_self {
-                return conflict(format!(
-                    "coordinators: {list:?} names other nodes, and clusters of several nodes are not served yet; \
-                     leave it out or give {own}HOST:PORT alone"
-                ));
-            }
+        if !self.roles.coordinator && listed {
+            return conflict(format!(
+                "coordinators: names node {}, which has no such role; give it the role or take it off the list",
+                self.node_id
+            ));
+        }
+        if self.roles.coordinator && !listed && !self.coordinators.is_empty() {
+            return conflict(format!(
+                "coordinators: names the nodes {ids}, and this coordinator is node {}; correct node-id or the list",
+                self.node_id
+            ));
+        }
+        let is_found = listed || self.coordinators.is_empty() || self.advertise_grpc.is_some();
+        if self.grpc.is_every_interface() && !is_found {
+            return conflict(format!(
+                "grpc: {} is every interface, which no node can connect to by name; set advertise-grpc HOST:PORT",
+                self.grpc
+            ));
+        }
+        if self.advertise_grpc.as_ref().is_some_and(Address::is_every_interface) {
+            return conflict(
+                "advertise-grpc: nodes cannot connect to every interface; give a host name".into(),
+            );
         }
         let is_s3 = self.object_store.as_deref().is_some_and(|url| url.starts_with("s3://"));
         if self.s3_endpoint.is_some() && !is_s3 {
@@ -278,6 +308,10 @@ impl Settings {
             return conflict("advertise: clients cannot connect to every interface; give a host name".into());
         }
         Ok(())
+    }
+
+    fn coordinator_ids(&self) -> String {
+        self.coordinators.keys().map(u64::to_string).collect::<Vec<_>>().join(", ")
     }
 
     /// The URL of the object store, the default filled in. `data_dir` is made absolute against the working

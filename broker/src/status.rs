@@ -93,9 +93,12 @@ pub fn not_ready(node: &Node) -> Option<&'static str> {
     if node.advertised.get().is_none() {
         return Some("the node is starting");
     }
-    let is_registered =
-        node.coordinator.with_state(|state| state.brokers.contains_key(&node.settings.node_id));
-    (!is_registered).then_some("the node is not registered with the coordinator")
+    let own = node.settings.node_id;
+    match node.coordinator.with_state(|state| state.brokers.get(&own).map(|broker| broker.is_fenced)) {
+        None => Some("the node is not registered with the coordinator"),
+        Some(true) => Some("the node's session with the control plane has lapsed"),
+        Some(false) => None,
+    }
 }
 
 /// A range that is on the local disk, and why.

@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod flush;
+pub mod isr;
 pub mod offload;
 pub mod pace;
 pub mod retention;
@@ -27,6 +28,8 @@ pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(sweep::run(node.clone()));
     tasks.spawn(mirror(node.clone()));
     tasks.spawn(pace::run(node.clone()));
+    tasks.spawn(isr::run(node.clone()));
+    tasks.spawn(crate::replication::run(node.clone()));
     for _ in 0..node.settings.offload_concurrency.max(1) {
         tasks.spawn(offload::run(node.clone()));
     }

@@ -11,5 +11,6 @@ mod it {
     mod offsets;
     mod produce;
     mod restart;
+    mod rot;
     mod tier;
 }

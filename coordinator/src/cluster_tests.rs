@@ -15,7 +15,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 
-use crate::core::{BrokerRegistration, BrokerReport, ClusterState, NewTopic, Refusal};
+use crate::core::{BrokerRegistration, BrokerReport, ClusterState, NewTopic, Refusal, StateDelta};
+use crate::rpc::proto;
+use crate::rpc::proto::control_client::ControlClient;
 use crate::{ControlDoor, Coordinator, CoordinatorSettings, SessionHandle, StartError, WriteError};
 
 /// Longest that anything here may take.
@@ -402,6 +404,62 @@ async fn an_observer_with_another_list_is_refused() {
     let refused = timeout(LONG, Coordinator::observe(settings)).await.expect("in time");
     let reason = refused.err().expect("refused").to_string();
     assert!(reason.contains("same list") && reason.lines().count() == 1, "{reason}");
+    close_all(nodes).await;
+}
+
+/// One whole update of a metadata stream.
+async fn update(updates: &mut tonic::Streaming<proto::MetadataUpdate>) -> (proto::MetadataUpdate, Vec<u8>) {
+    let mut body = Vec::new();
+    loop {
+        let piece = timeout(LONG, updates.message()).await.expect("in time").expect("open").expect("goes on");
+        body.extend_from_slice(&piece.body);
+        if piece.is_last {
+            return (piece, body);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_client_follows_by_deltas_and_one_that_falls_behind_gets_a_snapshot() {
+    let cluster = Cluster::new(3);
+    let nodes = cluster.start_all().await;
+    let coordinator = &nodes[&2].coordinator;
+    coordinator.register_broker(registration(2, 2)).await.expect("registered");
+    let mut client = ControlClient::connect(format!("http://{}", cluster.list[&2])).await.expect("connected");
+    let updates = client.watch_metadata(proto::WatchMetadataRequest::default()).await.expect("a stream");
+    let mut updates = updates.into_inner();
+    let (first, body) = update(&mut updates).await;
+    assert!(first.is_snapshot);
+    let mut state: ClusterState = serde_json::from_slice(&body).expect("a state");
+    create(coordinator, "small").await.expect("created");
+    while state.version < coordinator.with_state(|state| state.version) {
+        let (next, body) = update(&mut updates).await;
+        assert!(!next.is_snapshot && next.base_version == state.version);
+        assert!(body.len() < 4096, "what has changed, not more: {} bytes", body.len());
+        let delta: StateDelta = serde_json::from_slice(&body).expect("a delta");
+        state.apply_delta(&delta).expect("applies");
+    }
+    assert_eq!(plain(&state), plain(&coordinator.state()));
+    // More than fits between the two, and nobody reads.
+    for round in 0..2 {
+        let topics = (0..60).map(|i| NewTopic { partitions: 100, ..topic(&format!("big-{round}-{i}")) });
+        let created = coordinator.create_topics(topics.collect(), false).await;
+        assert!(created.iter().all(Result::is_ok));
+    }
+    sleep(Duration::from_secs(3)).await;
+    let mut snapshots = 0;
+    while state.version < coordinator.with_state(|state| state.version) {
+        let (next, body) = update(&mut updates).await;
+        if next.is_snapshot {
+            snapshots += 1;
+            state = serde_json::from_slice(&body).expect("a state");
+        } else {
+            state.apply_delta(&serde_json::from_slice(&body).expect("a delta")).expect("applies");
+        }
+    }
+    assert_eq!(snapshots, 1);
+    assert_eq!(plain(&state), plain(&coordinator.state()));
+    drop(updates);
     close_all(nodes).await;
 }
 

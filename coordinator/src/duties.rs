@@ -160,8 +160,12 @@ async fn probe_silent(coordinator: &Coordinator, sessions: &Arc<Sessions>) {
     }
 }
 
-/// Refused twice: a process that is just being started is not taken for one that is gone.
-async fn nobody_listens(address: &str) -> bool {
+/// Refused twice: a process that is just being started is not taken for one that is gone. False where no
+/// address is known.
+pub(crate) async fn nobody_listens(address: &str) -> bool {
+    if address.is_empty() {
+        return false;
+    }
     for _ in 0..2 {
         let connected = tokio::time::timeout(PROBE_WAIT, tokio::net::TcpStream::connect(address)).await;
         let is_refused = matches!(connected, Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused);

@@ -60,7 +60,7 @@ impl Source {
         loop {
             versions.mark_unchanged();
             let state = Arc::clone(&self.coordinator.state());
-            if self.sent.is_none() && known_version == state.version {
+            if self.sent.is_none() && known_version > 0 && known_version == state.version {
                 self.sent = Some(Arc::clone(&state));
             }
             // A client that knows more than this node waits until this node knows it too.

@@ -14,7 +14,7 @@ use futures::Stream;
 use highwater_model::NodeId;
 use highwater_model::limits::{
     SESSION_ANSWERS_PENDING, SESSION_OPEN_WAIT, SESSION_REPORT_BYTES_MAX, SESSION_REPORT_INTERVAL,
-    SESSION_RETRY,
+    SESSION_RETRY, SESSION_SILENCE,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
@@ -95,6 +95,7 @@ impl Session {
                 return self.not_leader(report.sequence).await;
             }
             if !sessions.heard(opening, stream) {
+                sessions.broken(opening, stream);
                 return self.end(report.sequence, "the session has lapsed; register again").await;
             }
             if self.answer(report.sequence, String::new(), None).await.is_err() {
@@ -109,6 +110,14 @@ impl Session {
             };
         }
         sessions.broken(opening, stream);
+        // A process that was killed need not be waited for.
+        let address =
+            self.coordinator.with_state(|state| Some(state.brokers.get(&self.node_id)?.grpc.clone()));
+        if let Some(address) = address
+            && duties::nobody_listens(&address).await
+        {
+            sessions.gone(self.node_id, epoch);
+        }
     }
 
     async fn answer(

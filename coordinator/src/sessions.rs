@@ -24,6 +24,8 @@ pub(crate) struct Opening {
 
 /// The sessions of the brokers with this leader.
 pub(crate) struct Sessions {
+    /// The broker in this process, if there is one, has no stream.
+    own: NodeId,
     times: SessionTimes,
     begun: Instant,
     table: Mutex<Table>,
@@ -38,6 +40,8 @@ struct Table {
     streams: u64,
     /// Brokers that have opened a stream in this term.
     met: BTreeSet<NodeId>,
+    /// Streams that are open.
+    open: BTreeMap<NodeId, u64>,
     /// Whom to fence, in which epoch.
     fences: BTreeSet<(NodeId, u64)>,
     reports: BTreeMap<NodeId, BrokerReport>,
@@ -60,10 +64,17 @@ impl Sessions {
             since: now,
             streams: 0,
             met: BTreeSet::new(),
+            open: BTreeMap::new(),
             fences: BTreeSet::new(),
             reports: BTreeMap::new(),
         };
-        Sessions { times, begun: now, table: Mutex::new(table), changed: Notify::new() }
+        Sessions {
+            own: settings.node_id,
+            times,
+            begun: now,
+            table: Mutex::new(table),
+            changed: Notify::new(),
+        }
     }
 
     /// A term begins: nobody is known, everybody has a fresh timeout.
@@ -72,12 +83,14 @@ impl Sessions {
         table.reactor = Reactor::new(self.times);
         table.since = Instant::now();
         table.met.clear();
+        table.open.clear();
         table.fences.clear();
     }
 
     /// The brokers that may have a session, with their epochs.
     pub(crate) fn follow(&self, brokers: Vec<(NodeId, u64)>) {
-        self.table().reports.retain(|node, _| brokers.iter().any(|(id, _)| id == node));
+        let is_there = |node: &NodeId| *node == self.own || brokers.iter().any(|(id, _)| id == node);
+        self.table().reports.retain(|node, _| is_there(node));
         self.step(&SessionEvent::Brokers(brokers));
     }
 
@@ -87,7 +100,9 @@ impl Sessions {
             let mut table = self.table();
             table.streams += 1;
             table.met.insert(opening.node_id);
-            table.streams
+            let stream = table.streams;
+            table.open.insert(opening.node_id, stream);
+            stream
         };
         let Opening { node_id, broker_epoch } = opening;
         self.step(&SessionEvent::Hello { node_id, broker_epoch, stream });
@@ -102,6 +117,12 @@ impl Sessions {
 
     /// The stream has broken without a word.
     pub(crate) fn broken(&self, opening: Opening, stream: u64) {
+        {
+            let mut table = self.table();
+            if table.open.get(&opening.node_id) == Some(&stream) {
+                table.open.remove(&opening.node_id);
+            }
+        }
         self.step(&SessionEvent::StreamClosed { node_id: opening.node_id, stream });
         self.changed.notify_one();
     }
@@ -127,10 +148,10 @@ impl Sessions {
         table.since.elapsed() < SESSION_GRACE || met && table.reactor.may_be_alive(node, broker_epoch)
     }
 
-    /// The process of that broker is gone for sure.
+    /// Nobody listens at that broker's address: unless it has a stream, its process is gone.
     pub(crate) fn gone(&self, node: NodeId, broker_epoch: u64) {
         let mut table = self.table();
-        if !table.met.contains(&node) {
+        if !table.open.contains_key(&node) {
             table.fences.insert((node, broker_epoch));
         }
         drop(table);

@@ -1,6 +1,7 @@
 """Small jobs of the Rust tests.
 
-topics.py create BOOTSTRAP TOPIC PARTITIONS NAME=VALUE...
+topics.py create BOOTSTRAP TOPIC PARTITIONS NAME=VALUE...   replicas=N and settings of the topic
+topics.py leaders BOOTSTRAP TOPIC              who leads each partition, and which replicas are in sync
 topics.py fill BOOTSTRAP TOPIC FIRST COUNT     COUNT records "FIRST.." of 1 KiB to partition 0, in order
 topics.py around BOOTSTRAP TOPIC ROTTEN        reads partition 0 below ROTTEN and from its end: what `fill` wrote
 topics.py merged BOOTSTRAP TOPIC DIRECTORY     every record of every ledger-* in DIRECTORY once, as load.py says
@@ -23,8 +24,20 @@ def create(bootstrap, topic, partitions, *config):
 
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     settings = dict(item.split("=", 1) for item in config)
-    admin.create_topics([NewTopic(topic, int(partitions), 1, config=settings)])[topic].result(30)
+    replicas = int(settings.pop("replicas", 1))
+    admin.create_topics([NewTopic(topic, int(partitions), replicas, config=settings)])[topic].result(30)
     result(topic=topic)
+
+
+def leaders(bootstrap, topic):
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
+    found = admin.list_topics(topic, 30).topics[topic].partitions
+    result(
+        leaders=[found[p].leader for p in sorted(found)],
+        isrs=[sorted(found[p].isrs) for p in sorted(found)],
+    )
 
 
 def fill(bootstrap, topic, first, count):

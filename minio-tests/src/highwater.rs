@@ -42,6 +42,24 @@ impl Spec {
         }
     }
 
+    /// `count` nodes of one cluster on the bucket, brokers and coordinators both; one rack each.
+    pub fn cluster(work: &Work, endpoint: &str, count: u16) -> Vec<Spec> {
+        let grpc: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let members = grpc.iter().zip(1..).map(|(port, id)| format!("{id}=127.0.0.1:{port}"));
+        let members = members.collect::<Vec<String>>().join(",");
+        let spec = |(grpc, id): (&u16, u16)| {
+            let mut spec = Spec::on_s3(work, endpoint)
+                .flag("node-id", &id.to_string())
+                .flag("coordinators", &members)
+                .flag("rack", &format!("rack-{id}"));
+            spec.data = work.join(&format!("data-{id}"));
+            spec.log = work.join(&format!("highwater-{id}.log"));
+            spec.ports[1] = *grpc;
+            spec
+        };
+        grpc.iter().zip(1..).map(spec).collect()
+    }
+
     pub fn flag(mut self, name: &str, value: &str) -> Spec {
         self.flags.retain(|flag| !flag.starts_with(&format!("--{name}=")));
         self.flags.push(format!("--{name}={value}"));
@@ -79,20 +97,16 @@ impl Spec {
 
     /// Starts it and waits until it serves.
     pub fn start(&self) -> Highwater {
-        let before = std::fs::metadata(&self.log).map_or(0, |meta| meta.len() as usize);
-        let process = Process::start(&mut self.command(), &self.log);
-        let mut node = Highwater { process, spec: self.clone() };
-        let ready = until(Duration::from_secs(30), || {
-            let log = node.process.log();
-            let ready =
-                log.get(before..).is_some_and(|new| new.lines().any(|line| line.contains("\"ready\"")));
-            if ready {
-                return Some(true);
-            }
-            node.process.ended().is_some().then_some(false)
-        });
-        assert_eq!(ready, Some(true), "highwater did not get ready: {}", node.process.log_end());
+        let mut node = self.spawn();
+        node.wait_ready();
         node
+    }
+
+    /// Starts it; it may not serve before other nodes are there.
+    pub fn spawn(&self) -> Highwater {
+        let said_before = std::fs::metadata(&self.log).map_or(0, |meta| meta.len() as usize);
+        let process = Process::start(&mut self.command(), &self.log);
+        Highwater { process, spec: self.clone(), said_before }
     }
 
     /// Starts what must refuse to serve: exit status, seconds until then, and what it said.
@@ -110,9 +124,24 @@ impl Spec {
 pub struct Highwater {
     pub process: Process,
     spec: Spec,
+    /// Bytes that earlier processes have left in the log.
+    said_before: usize,
 }
 
 impl Highwater {
+    /// Waits until it serves.
+    pub fn wait_ready(&mut self) {
+        let ready = until(Duration::from_secs(60), || {
+            let log = self.process.log();
+            let new = log.get(self.said_before..);
+            if new.is_some_and(|new| new.lines().any(|line| line.contains("\"ready\""))) {
+                return Some(true);
+            }
+            self.process.ended().is_some().then_some(false)
+        });
+        assert_eq!(ready, Some(true), "highwater did not get ready: {}", self.process.log_end());
+    }
+
     pub fn kafka(&self) -> String {
         self.spec.kafka()
     }
@@ -147,14 +176,23 @@ impl Highwater {
 
     /// `highwater tier ...`: exit code 0 demanded, standard output as JSON.
     pub fn tier(&self, arguments: &[&str]) -> Value {
+        self.command("tier", arguments)
+    }
+
+    /// `highwater cluster ...`, likewise.
+    pub fn cluster(&self, arguments: &[&str]) -> Value {
+        self.command("cluster", arguments)
+    }
+
+    fn command(&self, of: &str, arguments: &[&str]) -> Value {
         let mut command = Command::new(tools::highwater());
-        command.arg("tier").args(arguments).args(["--grpc", &self.grpc(), "--output", "json"]);
+        command.arg(of).args(arguments).args(["--grpc", &self.grpc(), "--output", "json"]);
         let done = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
         let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
         let log = self.process.log_end();
-        assert!(done.status.success(), "highwater tier {arguments:?}: {}\n{out}{err}\n{log}", done.status);
+        assert!(done.status.success(), "highwater {of} {arguments:?}: {}\n{out}{err}\n{log}", done.status);
         serde_json::from_str(&out)
-            .unwrap_or_else(|e| panic!("highwater tier {arguments:?} is not JSON ({e}): {out}"))
+            .unwrap_or_else(|e| panic!("highwater {of} {arguments:?} is not JSON ({e}): {out}"))
     }
 
     /// Seals, publishes and drops the local copies of all that the topic has now.

@@ -5,6 +5,8 @@
 mod bad_bytes;
 #[path = "it/clients.rs"]
 mod clients;
+#[path = "it/cluster.rs"]
+mod cluster;
 #[path = "it/crash.rs"]
 mod crash;
 #[path = "it/faults.rs"]

@@ -170,6 +170,9 @@ pub const PAGES_PER_RETENTION_MAX: usize = 64;
 
 // --- broker: replication by fetch ---
 
+/// Partitions that one request of an operator moves.
+pub const MOVES_PER_REQUEST_MAX: usize = 10_000;
+
 /// Pause before a change of the in-sync set is proposed again that was refused or not answered, in
 /// milliseconds.
 pub const ISR_RETRY_MS: i64 = 500;
@@ -498,11 +501,13 @@ pub const SESSIONS_MAX: usize = 2 * BROKERS_MAX;
 /// How often a broker reports.
 pub const SESSION_REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
 /// Largest report, in bytes.
-pub const SESSION_REPORT_BYTES_MAX: usize = 1024 * 1024;
+pub const SESSION_REPORT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Reports or answers of one session that wait for the other side.
 pub const SESSION_ANSWERS_PENDING: usize = 4;
 /// Longest wait for a session to begin.
 pub const SESSION_OPEN_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+/// A broker looks for another leader when this one has not answered for so long.
+pub const SESSION_SILENCE: std::time::Duration = std::time::Duration::from_secs(2);
 /// Pause before a broker opens its session anew.
 pub const SESSION_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 /// A session whose stream broke lapses unless it is opened anew within this.

@@ -39,7 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// A crate's name in code, and the path prefixes that may name it.
 const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("object_store::", &["tiering/src/store"]),
-    ("openraft::", &["coordinator/src/raft"]),
+    ("openraft::", &["coordinator/src/raft", "broker/src/raft"]),
     ("kafka_protocol::", &["wire/src"]),
 ];
 

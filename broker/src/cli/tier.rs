@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::CommandError;
-use super::connect::Output;
+use super::connect::{GRPC_CALL_TIMEOUT as CALL_TIMEOUT, GrpcArgs, Output, connect};
 use super::output;
-use crate::grpc::proto::admin_client::AdminClient;
 use crate::grpc::proto::{
     TierDescribeRequest, TierDescribeResponse, TierOffloadRequest, TierOffloadResponse, TierPartition,
     TierStatusRequest, TierStatusResponse,
@@ -24,15 +22,6 @@ pub enum TierCommand {
     Describe(DescribeArgs),
     /// Seal and upload what a topic holds now; returns when the manifest lists it.
     Offload(OffloadArgs),
-}
-
-#[derive(Debug, Args)]
-struct GrpcArgs {
-    /// Administration address of the node.
-    #[arg(long, env = "HIGHWATER_GRPC", default_value = "127.0.0.1:9093", value_name = "HOST:PORT")]
-    grpc: String,
-    #[arg(long, value_enum, default_value = "table")]
-    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -61,9 +50,6 @@ pub struct OffloadArgs {
     grpc: GrpcArgs,
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
 pub async fn run(command: TierCommand) -> Result<(), CommandError> {
     match command {
         TierCommand::Status(args) => {
@@ -79,34 +65,16 @@ pub async fn run(command: TierCommand) -> Result<(), CommandError> {
         TierCommand::Offload(args) => {
             let wait = Duration::from_millis(args.timeout_ms);
             let mut client = connect(&args.grpc, wait + CALL_TIMEOUT).await?;
-            let request =
-                TierOffloadRequest { topic: args.topic, evict: args.evict, deadline_ms: args.timeout_ms };
+            let request = TierOffloadRequest {
+                topic: args.topic,
+                evict: args.evict,
+                deadline_ms: args.timeout_ms,
+                local_only: false,
+            };
             let answer = client.tier_offload(request).await;
             show_offload(&args.grpc, &answer.map_err(|e| failed(&args.grpc, &e))?.into_inner())
         }
     }
-}
-
-async fn connect(args: &GrpcArgs, timeout: Duration) -> Result<AdminClient<Channel>, CommandError> {
-    let address = &args.grpc;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| CommandError::Failed(format!("{address:?} is no address; give --grpc HOST:PORT")))?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(timeout);
-    let channel = endpoint.connect().await.map_err(|error| {
-        let reason = innermost(&error);
-        CommandError::Failed(format!(
-            "cannot connect to {address}: {reason}; is a node running there? (--grpc HOST:PORT)"
-        ))
-    })?;
-    Ok(AdminClient::new(channel))
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
 }
 
 fn failed(args: &GrpcArgs, status: &Status) -> CommandError {

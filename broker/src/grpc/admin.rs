@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use highwater_model::limits::{OFFLOAD_WAIT_DEFAULT, OFFLOAD_WAIT_MAX};
 use tonic::{Request, Response, Status};
 
+use super::cluster;
 use super::proto::admin_server::Admin;
 use super::proto::{
-    LocalRange, OffloadedPartition, SealAlarm, TierDescribeRequest, TierDescribeResponse, TierOffloadRequest,
-    TierOffloadResponse, TierPartition, TierStatusRequest, TierStatusResponse,
+    ClusterDrainRequest, ClusterDrainResponse, ClusterMoveRequest, ClusterMoveResponse, ClusterStatusRequest,
+    ClusterStatusResponse, LocalRange, OffloadedPartition, SealAlarm, TierDescribeRequest,
+    TierDescribeResponse, TierOffloadRequest, TierOffloadResponse, TierPartition, TierStatusRequest,
+    TierStatusResponse,
 };
 use crate::node::Node;
 use crate::partition::Partition;
@@ -38,6 +41,35 @@ fn unknown_topic(name: &str) -> Status {
 
 #[tonic::async_trait]
 impl Admin for AdminService {
+    async fn cluster_status(
+        &self,
+        _request: Request<ClusterStatusRequest>,
+    ) -> Result<Response<ClusterStatusResponse>, Status> {
+        let coordinator = &self.node.coordinator;
+        let (own, leader) = (self.node.settings.node_id, coordinator.leader());
+        Ok(Response::new(cluster::status(&coordinator.state(), own, leader)))
+    }
+
+    async fn cluster_move(
+        &self,
+        request: Request<ClusterMoveRequest>,
+    ) -> Result<Response<ClusterMoveResponse>, Status> {
+        let partitions = cluster::begin_moves(&self.node.coordinator, request.into_inner()).await?;
+        Ok(Response::new(ClusterMoveResponse { partitions }))
+    }
+
+    async fn cluster_drain(
+        &self,
+        request: Request<ClusterDrainRequest>,
+    ) -> Result<Response<ClusterDrainResponse>, Status> {
+        let asked = request.into_inner();
+        let coordinator = &self.node.coordinator;
+        let drained = coordinator.drain_broker(asked.node_id, asked.is_draining).await;
+        drained.map_err(|error| cluster::refused(&error))?;
+        let replicas = coordinator.with_state(|state| cluster::replicas_of(state, asked.node_id));
+        Ok(Response::new(ClusterDrainResponse { replicas }))
+    }
+
     async fn tier_status(
         &self,
         _request: Request<TierStatusRequest>,
@@ -91,16 +123,13 @@ impl Admin for AdminService {
         };
         let topic = self.topic(&request.topic)?;
         let before: Vec<_> = topic.partitions().map(|p| (p.clone(), p.manifest().totals)).collect();
-        let started = Instant::now();
         let node = self.node.clone();
         // On a task of its own: a caller that hangs up does not leave the work half done.
         let work = tokio::spawn(async move { offload(&node, &request, wait).await });
-        match work.await.map_err(|_| Status::internal("the offload task panicked"))? {
-            Ok(()) => {}
-            Err(error) => return Err(offload_status(&error, started.elapsed() >= wait)),
-        }
+        work.await.map_err(|_| Status::internal("the offload task panicked"))??;
         let mut partitions = Vec::with_capacity(before.len());
         for (partition, totals) in before {
+            crate::workers::offload::refresh_manifest(&self.node, &partition);
             let after = partition.manifest().totals;
             let bounds = partition.bounds().map_err(|e| Status::unavailable(e.to_string()))?;
             partitions.push(OffloadedPartition {
@@ -116,14 +145,20 @@ impl Admin for AdminService {
     }
 }
 
-async fn offload(
-    node: &Arc<Node>,
-    request: &TierOffloadRequest,
-    wait: Duration,
-) -> Result<(), OffloadNowError> {
-    node.offload_now(&request.topic, wait).await?;
+/// Offloads on every node that leads a part of the topic; then, if asked, drops the copies on every node.
+async fn offload(node: &Arc<Node>, request: &TierOffloadRequest, wait: Duration) -> Result<(), Status> {
+    let started = Instant::now();
+    let told = |error: OffloadNowError| offload_status(&error, started.elapsed() >= wait);
+    let others = if request.local_only { Vec::new() } else { cluster::others(node) };
+    let evict = |evict| TierOffloadRequest { evict, local_only: true, ..request.clone() };
+    let own = async { node.offload_now(&request.topic, wait).await.map_err(told) };
+    let keep = evict(false);
+    let (own, theirs) = tokio::join!(own, cluster::offload_on(&others, &keep, wait));
+    own?;
+    theirs?;
     if request.evict {
-        node.evict_now(&request.topic).await?;
+        node.evict_now(&request.topic).await.map_err(told)?;
+        cluster::offload_on(&others, &evict(true), wait).await?;
     }
     Ok(())
 }

@@ -20,7 +20,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use tonic::transport::server::Connected;
 
 use crate::metrics::RefusedKind;
-use crate::node::Node;
+use crate::net::refusal_log::RefusalLog;
+use crate::slot::Slot;
 
 /// Pause after accept failed for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -33,17 +34,18 @@ const TOO_MANY: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x1c\x07\0\0\0\0\0\0\0\0\0\0\0
 
 /// The listener with its seats.
 struct Door {
-    node: Arc<Node>,
+    node: Slot,
+    log: RefusalLog,
     listener: TcpListener,
     seats: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
 }
 
 /// Connections that have found a seat, without end.
-pub fn incoming(node: Arc<Node>, listener: TcpListener) -> impl Stream<Item = io::Result<Seated>> {
+pub fn incoming(node: Slot, listener: TcpListener) -> impl Stream<Item = io::Result<Seated>> {
     let seats = Arc::new(Semaphore::new(GRPC_CONNECTIONS_MAX));
     let refusals = Arc::new(Semaphore::new(GRPC_REFUSALS_MAX));
-    let door = Door { node, listener, seats, refusals };
+    let door = Door { node, log: RefusalLog::default(), listener, seats, refusals };
     futures::stream::unfold(door, |door| async move {
         let seated = door.admit().await;
         Some((Ok(seated), door))
@@ -72,8 +74,10 @@ impl Door {
     }
 
     fn refuse(&self, stream: TcpStream, peer: SocketAddr) {
-        self.node.metrics.refused(RefusedKind::Connection);
-        self.node.refusals.closed(peer.ip(), &"too many connections to the gRPC door");
+        if let Some(node) = self.node.get() {
+            node.metrics.refused(RefusedKind::Connection);
+        }
+        self.log.closed(peer.ip(), &"too many connections to the gRPC door");
         // In a flood most are closed without a word.
         if let Ok(turn) = self.refusals.clone().try_acquire_owned() {
             tokio::spawn(async move {

@@ -85,7 +85,8 @@ impl PartitionView {
         let ids = |nodes: &[NodeId]| nodes.iter().copied().map(broker_id).collect::<Vec<_>>();
         let leader = partition.leader.map_or(BrokerId(-1), broker_id);
         let error = if leader.0 < 0 { ResponseError::LeaderNotAvailable.code() } else { 0 };
-        let offline = partition.replicas.iter().filter(|node| !state.brokers.contains_key(node));
+        let is_alive = |node: &&NodeId| state.brokers.get(node).is_some_and(|broker| !broker.is_fenced);
+        let offline = partition.replicas.iter().filter(|node| !is_alive(node));
         PartitionView {
             error_code: error,
             leader,
@@ -97,10 +98,12 @@ impl PartitionView {
     }
 }
 
-/// The node that answers for the cluster: this one, or the lowest that is registered.
+/// The node that answers for the cluster: this one, or the lowest that is alive. Any node forwards what
+/// clients ask of a controller.
 pub fn controller(state: &ClusterState, own: NodeId) -> BrokerId {
-    let known = state.brokers.contains_key(&own).then_some(own);
-    known.or_else(|| state.brokers.keys().next().copied()).map_or(BrokerId(-1), broker_id)
+    let mut alive = state.brokers.values().filter(|broker| !broker.is_fenced).map(|broker| broker.node_id);
+    let known = alive.clone().find(|node| *node == own);
+    known.or_else(|| alive.next()).map_or(BrokerId(-1), broker_id)
 }
 
 /// Items that stand more than once.

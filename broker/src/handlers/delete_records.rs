@@ -11,7 +11,7 @@ use highwater_wire::kafka::messages::{DeleteRecordsRequest, DeleteRecordsRespons
 use uuid::Uuid;
 
 use super::errors;
-use super::topics::{find_partition, find_topic, unavailable_code};
+use super::topics::{find_led, find_topic, unavailable_code};
 use crate::node::Node;
 use crate::partition::Partition;
 use crate::partition::registry::Topic;
@@ -48,7 +48,7 @@ async fn delete(
     topic: Result<&Arc<Topic>, i16>,
     asked: &DeleteRecordsPartition,
 ) -> Result<i64, i16> {
-    let partition: &Arc<Partition> = find_partition(topic?, asked.partition_index)?;
+    let partition: &Arc<Partition> = find_led(topic?, asked.partition_index)?;
     let policy = partition.terms().config.cleanup_policy;
     if policy.compact && !policy.delete {
         return Err(errors::POLICY_VIOLATION);

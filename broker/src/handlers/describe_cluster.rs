@@ -40,8 +40,11 @@ fn respond(state: &ClusterState, own: NodeId, request: &DescribeClusterRequest) 
             .with_error_message(denied.text())
             .with_endpoint_type(request.endpoint_type);
     }
-    let brokers = state.brokers.values().map(|broker| {
+    // Fenced brokers are shown to those who ask for them (KIP-1073, version 2).
+    let shown = state.brokers.values().filter(|broker| !broker.is_fenced || request.include_fenced_brokers);
+    let brokers = shown.map(|broker| {
         DescribeClusterBroker::default()
+            .with_is_fenced(broker.is_fenced)
             .with_broker_id(admin::broker_id(broker.node_id))
             .with_host(admin::text(&broker.host))
             .with_port(i32::from(broker.port))

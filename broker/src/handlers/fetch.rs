@@ -32,6 +32,11 @@ use collect::{Collected, Target};
 
 /// First version that names topics by id.
 const IDS_SINCE: i16 = 13;
+/// First version whose clients know that they may read from a follower (KIP-392).
+const FOLLOWERS_SINCE: i16 = 11;
+/// First version that tells who leads, and the first that tells where that node is (KIP-951).
+const LEADERS_SINCE: i16 = 12;
+const ENDPOINTS_SINCE: i16 = 16;
 const READ_COMMITTED: i8 = 1;
 
 /// One fetch request on its way.
@@ -46,6 +51,8 @@ struct Fetch {
     max_bytes: i32,
     max_wait: Duration,
     read_committed: bool,
+    /// The client's rack; empty where it does not say.
+    rack: Arc<str>,
 }
 
 /// Takes the request into its session and answers what can be answered at once.
@@ -56,6 +63,7 @@ pub fn begin(call: Call<'_>) -> Answer {
     };
     let max_wait = u64::try_from(i64::from(request.max_wait_ms).clamp(0, FETCH_WAIT_MS_MAX));
     let options = (request.min_bytes, request.max_bytes, request.isolation_level);
+    let rack: Arc<str> = request.rack_id.as_str().into();
     let ask = ask_of(call.version, request);
     let begun = with_sessions(call.node, |sessions| sessions.begin(call.node.now_ms(), ask));
     let context = match begun {
@@ -79,6 +87,7 @@ pub fn begin(call: Call<'_>) -> Answer {
         max_bytes,
         max_wait: Duration::from_millis(max_wait.expect("clamped at zero")),
         read_committed: isolation == READ_COMMITTED,
+        rack,
     };
     let collected = fetch.collect();
     if collected.tier.is_empty() && (fetch.is_enough(&collected) || fetch.max_wait.is_zero()) {

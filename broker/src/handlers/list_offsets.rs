@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::errors;
-use super::topics::{find_partition, find_topic, unavailable_code};
+use super::topics::{find_led, find_topic, unavailable_code};
 use crate::core::fetch_plan::{EpochFence, fence};
 use crate::node::Node;
 use crate::partition::registry::Topic;
@@ -40,6 +40,8 @@ struct Listed {
 
 /// Older answers have no leader epoch.
 const LEADER_EPOCH_SINCE: i16 = 4;
+/// Older clients know another word for it.
+const OFFSET_NOT_AVAILABLE_SINCE: i16 = 5;
 const NOTHING: Listed = Listed { offset: -1, timestamp: -1, leader_epoch: -1 };
 
 /// Answers for each partition on its own.
@@ -74,7 +76,7 @@ async fn list(
     topic: Result<&Arc<Topic>, i16>,
     asked: &ListOffsetsPartition,
 ) -> Result<Listed, i16> {
-    let partition = find_partition(topic?, asked.partition_index)?;
+    let partition = find_led(topic?, asked.partition_index)?;
     let bounds = partition.bounds().map_err(|e| unavailable_code(&e))?;
     match fence(asked.current_leader_epoch, partition.terms().leader_epoch) {
         EpochFence::Current => {}
@@ -83,6 +85,16 @@ async fn list(
     }
     let at = |offset| Listed { offset, timestamp: -1, leader_epoch: partition.epoch_at(offset) };
     match asked.timestamp {
+        // A new leader may not know yet how much of what it has is committed (KIP-207).
+        timestamp
+            if (timestamp >= 0 || timestamp == LATEST || timestamp == MAX_TIMESTAMP)
+                && !partition.is_settled() =>
+        {
+            match version < OFFSET_NOT_AVAILABLE_SINCE {
+                true => Err(errors::LEADER_NOT_AVAILABLE),
+                false => Err(errors::OFFSET_NOT_AVAILABLE),
+            }
+        }
         LATEST => Ok(at(bounds.last_stable)),
         EARLIEST => Ok(at(bounds.log_start)),
         MAX_TIMESTAMP if version >= 7 => newest(node, partition, &bounds).await,
@@ -110,7 +122,19 @@ async fn first_at(
     {
         return Ok(found);
     }
-    let found = partition.local_offset_for_timestamp(timestamp).map_err(|e| refused(partition, &e))?;
+    let found = match partition.local_offset_for_timestamp(timestamp) {
+        Ok(found) => found,
+        Err(damage) => {
+            let code = refused(partition, &damage);
+            // What is damaged here may be whole in the tier.
+            let in_both = bounds.local_start < bounds.tiered_end && damage.is_damage();
+            let elsewhere = match in_both {
+                true => in_tier(node, partition, &partition.manifest(), timestamp, tier_deadline()).await?,
+                false => None,
+            };
+            return elsewhere.ok_or(code);
+        }
+    };
     Ok(found.map_or(NOTHING, |f| Listed {
         offset: f.offset,
         timestamp: f.timestamp,

@@ -58,7 +58,7 @@ fn asked(version: i16, request: &MetadataRequest) -> Option<&[MetadataRequestTop
 }
 
 fn respond(state: &ClusterState, own: NodeId, version: i16, request: &MetadataRequest) -> MetadataResponse {
-    let brokers = state.brokers.values().map(|broker| {
+    let brokers = state.brokers.values().filter(|broker| !broker.is_fenced).map(|broker| {
         MetadataResponseBroker::default()
             .with_node_id(admin::broker_id(broker.node_id))
             .with_host(admin::text(&broker.host))

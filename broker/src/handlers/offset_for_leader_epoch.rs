@@ -10,7 +10,7 @@ use highwater_wire::kafka::messages::{OffsetForLeaderEpochRequest, OffsetForLead
 use uuid::Uuid;
 
 use super::errors;
-use super::topics::{find_partition, find_topic, unavailable_code};
+use super::topics::{find_led, find_topic, unavailable_code};
 use crate::core::fetch_plan::{EpochFence, fence};
 use crate::node::Node;
 use crate::partition::registry::Topic;
@@ -45,7 +45,7 @@ fn look_up(
     topic: Result<&Arc<Topic>, i16>,
     asked: &OffsetForLeaderPartition,
 ) -> Result<Option<(i32, i64)>, i16> {
-    let partition = find_partition(topic?, asked.partition)?;
+    let partition = find_led(topic?, asked.partition)?;
     match fence(asked.current_leader_epoch, partition.terms().leader_epoch) {
         EpochFence::Current => {}
         EpochFence::Fenced => return Err(errors::FENCED_LEADER_EPOCH),

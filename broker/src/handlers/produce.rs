@@ -1,37 +1,41 @@
 //! Produce (versions 3 to 13): batches judged, appended, acknowledged.
 //!
 //! A request takes effect where it is read, in the connection's task: each batch is judged without a lock,
-//! then appended under its partition's lock. Only topics that flush before they acknowledge make the answer
-//! wait. Errors are told per partition. Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes
-//! as sent).
+//! then appended under its partition's lock. The answer waits only where a batch does not count yet: for the
+//! other replicas in sync (acks=all), or for the disk. Errors are told per partition; who asked the wrong node
+//! is told who leads (KIP-951). Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes as sent).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_model::Offset;
 use highwater_model::limits::DECOMPRESSED_PER_REQUEST_BYTES_MAX;
 use highwater_wire::kafka::messages::produce_request::PartitionProduceData;
 use highwater_wire::kafka::messages::produce_response::{
-    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
 use highwater_wire::kafka::messages::{ProduceRequest, ProduceResponse};
 use highwater_wire::kafka::protocol::StrBytes;
 use highwater_wire::{AcceptedBatch, BatchRefusal, Codec, ProduceRules, validate_produce};
 
-use super::topics::{find_partition, find_topic, unavailable_code};
+use super::topics::{
+    current_leader, find_led, find_topic, leader_refusal_code, names_another_leader, unavailable_code,
+};
 use super::{Call, decode, encode, errors};
 use crate::metrics::RefusedKind;
 use crate::net::reply::{Answer, CloseReason, Reply};
 use crate::node::Node;
 use crate::partition::registry::Topic;
-use crate::partition::{AppendRefusal, Appended, Partition};
+use crate::partition::{AckFailure, AckWait, AppendRefusal, Appended, Partition};
 
 /// First version that names topics by id.
 const IDS_SINCE: i16 = 13;
 /// First version that may carry zstd (KIP-110).
 const ZSTD_SINCE: i16 = 7;
+/// First version that tells who leads.
+const LEADERS_SINCE: i16 = 10;
 const ACKS_ALL: i16 = -1;
 /// What a refused batch is taken to have decompressed to, per byte: the most that a codec can do, about.
 const DECOMPRESSED_PER_BYTE_ASSUMED: usize = 32 * 1024;
@@ -41,10 +45,10 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An acknowledgement that waits for its partition's flush.
-struct FlushWait {
+/// An acknowledgement that waits.
+struct Waiting {
     partition: Arc<Partition>,
-    end: Offset,
+    wait: AckWait,
     topic: usize,
     index: usize,
 }
@@ -105,9 +109,8 @@ pub fn begin(call: Call<'_>) -> Answer {
             let response = PartitionProduceResponse::default().with_index(partition.index);
             partitions.push(match produce_one(&context, topic, partition) {
                 Ok((partition, appended)) => {
-                    if appended.waits_for_flush {
-                        let end = appended.next_offset;
-                        waits.push(FlushWait { partition, end, topic: topics.len(), index });
+                    if let Some(wait) = appended.waits {
+                        waits.push(Waiting { partition, wait, topic: topics.len(), index });
                     }
                     accepted(response, &appended)
                 }
@@ -117,7 +120,8 @@ pub fn begin(call: Call<'_>) -> Answer {
         let topic = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
         topics.push(topic.with_partition_responses(partitions));
     }
-    let response = ProduceResponse::default().with_responses(topics);
+    let mut response = ProduceResponse::default().with_responses(topics);
+    name_leaders(&Asked { node: call.node, version: call.version }, &mut response);
     answer(&call, acks, timeout_ms, response, waits)
 }
 
@@ -140,20 +144,18 @@ fn produce_one(
     if let Some((code, message)) = context.refusal {
         return Err(Refused::told(code, message));
     }
-    let partition = topic.and_then(|topic| find_partition(topic, data.index)).map_err(Refused::code)?;
+    let partition = topic.and_then(|topic| find_led(topic, data.index)).map_err(Refused::code)?;
     if node.disk.is_full() {
         return Err(Refused::told(errors::KAFKA_STORAGE_ERROR, "the broker's disk is full"));
     }
     let terms = partition.terms();
-    if context.acks == ACKS_ALL && terms.config.min_insync_replicas > 1 {
-        return Err(Refused::code(errors::NOT_ENOUGH_REPLICAS));
-    }
     let batch = judge(context, terms.rules, &data.records.unwrap_or_default())?;
     if batch.header.is_transactional() {
         return Err(Refused::told(errors::INVALID_TXN_STATE, "transactions are not served yet"));
     }
-    let appended =
-        partition.append(node, &terms, &batch, context.now_ms).map_err(|e| refused_append(node, &e))?;
+    let appended = partition
+        .append(node, &batch, context.acks == ACKS_ALL, context.now_ms)
+        .map_err(|e| refused_append(node, &e))?;
     if !appended.is_duplicate {
         node.metrics.produced_records.inc_by(u64::from(batch.header.record_count.unsigned_abs()));
         node.metrics.produced_bytes.inc_by(batch.bytes.len() as u64);
@@ -189,6 +191,7 @@ fn refused_batch(node: &Node, refusal: &BatchRefusal) -> Refused {
 fn refused_append(node: &Node, refusal: &AppendRefusal) -> Refused {
     let code = match refusal {
         AppendRefusal::Unavailable(unavailable) => unavailable_code(unavailable),
+        AppendRefusal::Leader(refusal) => leader_refusal_code(refusal),
         AppendRefusal::Sequence(sequence) => {
             node.metrics.refused(RefusedKind::Sequence);
             sequence.error_code()
@@ -231,7 +234,7 @@ fn answer(
     acks: i16,
     timeout_ms: i32,
     response: ProduceResponse,
-    waits: Vec<FlushWait>,
+    waits: Vec<Waiting>,
 ) -> Answer {
     if let Some(code) = first_error(&response) {
         call.node.metrics.request_error(call.api_key);
@@ -251,28 +254,72 @@ fn answer(
         };
     }
     let timeout = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+    let node = call.node.clone();
     Answer::Later(Box::pin(async move {
-        let response = wait_for_flush(response, waits, timeout).await;
+        let mut response = wait_for_acks(response, waits, timeout).await;
+        name_leaders(&Asked { node: &node, version }, &mut response);
         let reply: Result<Reply, CloseReason> = encode(api_key, correlation_id, version, &response);
         reply
     }))
 }
 
-async fn wait_for_flush(
+/// Who is asked, and in which version.
+struct Asked<'a> {
+    node: &'a Arc<Node>,
+    version: i16,
+}
+
+/// Tells those who asked the wrong node who leads, and where it is (KIP-951).
+fn name_leaders(asked: &Asked<'_>, response: &mut ProduceResponse) {
+    if asked.version < LEADERS_SINCE {
+        return;
+    }
+    let view = asked.node.partitions.view();
+    let mut endpoints = BTreeMap::new();
+    for data in &mut response.responses {
+        let wrong = data.partition_responses.iter_mut().filter(|p| names_another_leader(p.error_code));
+        let topic = find_topic(&view, asked.version >= IDS_SINCE, &data.name, data.topic_id);
+        let Ok(topic) = topic else { continue };
+        for partition in wrong {
+            let Some(leader) = current_leader(asked.node, topic.id, partition.index) else { continue };
+            partition.current_leader = LeaderIdAndEpoch::default()
+                .with_leader_id(leader.node_id.into())
+                .with_leader_epoch(leader.epoch);
+            endpoints.entry(leader.node_id).or_insert_with(|| {
+                NodeEndpoint::default()
+                    .with_node_id(leader.node_id.into())
+                    .with_host(StrBytes::from_string(leader.host))
+                    .with_port(leader.port)
+                    .with_rack(leader.rack.map(StrBytes::from_string))
+            });
+        }
+    }
+    response.node_endpoints = endpoints.into_values().collect();
+}
+
+async fn wait_for_acks(
     mut response: ProduceResponse,
-    waits: Vec<FlushWait>,
+    waits: Vec<Waiting>,
     timeout: Duration,
 ) -> ProduceResponse {
     let deadline = tokio::time::Instant::now() + timeout;
-    for wait in waits {
-        let refused = match tokio::time::timeout_at(deadline, wait.partition.wait_flushed(wait.end)).await {
+    for Waiting { partition, wait, topic, index } in waits {
+        let refused = match tokio::time::timeout_at(deadline, partition.wait_acked(&wait)).await {
             Ok(Ok(())) => continue,
-            Ok(Err(unavailable)) => Refused::told(unavailable_code(&unavailable), &unavailable),
+            Ok(Err(failure)) => Refused::told(failure_code(&failure), &failure),
             Err(_) => Refused::code(errors::REQUEST_TIMED_OUT),
         };
-        let slot = &mut response.responses[wait.topic].partition_responses[wait.index];
+        let slot = &mut response.responses[topic].partition_responses[index];
         let index = slot.index;
         *slot = refused_response(PartitionProduceResponse::default().with_index(index), refused);
     }
     response
+}
+
+fn failure_code(failure: &AckFailure) -> i16 {
+    match failure {
+        AckFailure::Unavailable(unavailable) => unavailable_code(unavailable),
+        AckFailure::NotLeader => errors::NOT_LEADER_OR_FOLLOWER,
+        AckFailure::NotEnoughReplicas => errors::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    }
 }

@@ -1,12 +1,15 @@
-//! From what a client calls a topic to the partitions that this node leads.
+//! From what a client calls a topic to the partitions that this node has, and to who leads those that it does
+//! not.
 
 use std::sync::Arc;
 
-use highwater_model::TopicId;
+use highwater_model::{LeaderEpoch, TopicId, TopicPartition};
 use highwater_wire::kafka::messages::TopicName;
 use uuid::Uuid;
 
 use super::errors;
+use crate::core::replica::LeaderRefusal;
+use crate::node::Node;
 use crate::partition::registry::{Slot, Topic, View};
 use crate::partition::{Partition, Unavailable};
 
@@ -34,8 +37,63 @@ pub fn find_partition(topic: &Topic, partition: i32) -> Result<&Arc<Partition>, 
     match topic.slot(partition) {
         Some(Slot::Open(partition)) => Ok(partition),
         Some(Slot::Failed(_)) => Err(errors::KAFKA_STORAGE_ERROR),
+        Some(Slot::Elsewhere) => Err(errors::NOT_LEADER_OR_FOLLOWER),
         None => Err(errors::UNKNOWN_TOPIC_OR_PARTITION),
     }
+}
+
+/// As [`find_partition`], where only the leader may answer.
+///
+/// # Errors
+/// Kafka's code; NOT_LEADER_OR_FOLLOWER from a follower.
+pub fn find_led(topic: &Topic, partition: i32) -> Result<&Arc<Partition>, i16> {
+    let partition = find_partition(topic, partition)?;
+    match partition.terms().is_leader {
+        true => Ok(partition),
+        false => Err(errors::NOT_LEADER_OR_FOLLOWER),
+    }
+}
+
+/// Kafka's code for what only a leader may do.
+pub fn leader_refusal_code(refusal: &LeaderRefusal) -> i16 {
+    match refusal {
+        LeaderRefusal::NotEnoughReplicas { .. } => errors::NOT_ENOUGH_REPLICAS,
+        LeaderRefusal::FencedEpoch { .. } => errors::FENCED_LEADER_EPOCH,
+        LeaderRefusal::UnknownEpoch { .. } => errors::UNKNOWN_LEADER_EPOCH,
+        LeaderRefusal::NotLeader | LeaderRefusal::StaleBroker { .. } | LeaderRefusal::NoReplica { .. } => {
+            errors::NOT_LEADER_OR_FOLLOWER
+        }
+    }
+}
+
+/// Whether a client that gets this code looks for another leader (KIP-951).
+pub fn names_another_leader(code: i16) -> bool {
+    matches!(code, errors::NOT_LEADER_OR_FOLLOWER | errors::FENCED_LEADER_EPOCH)
+}
+
+/// Who leads a partition by what this node knows, and where it is reached; a client that asked the wrong node
+/// goes on without asking for metadata (KIP-951).
+pub struct CurrentLeader {
+    pub node_id: i32,
+    pub epoch: LeaderEpoch,
+    pub host: String,
+    pub port: i32,
+    pub rack: Option<String>,
+}
+
+/// None where nobody leads.
+pub fn current_leader(node: &Node, topic: TopicId, partition: i32) -> Option<CurrentLeader> {
+    node.coordinator.with_state(|state| {
+        let record = state.partition(TopicPartition::new(topic, partition))?;
+        let broker = state.brokers.get(&record.leader?)?;
+        Some(CurrentLeader {
+            node_id: i32::try_from(broker.node_id).ok()?,
+            epoch: record.leader_epoch,
+            host: broker.host.clone(),
+            port: i32::from(broker.port),
+            rack: broker.rack.clone(),
+        })
+    })
 }
 
 /// Kafka's code for a partition that does not serve.

@@ -12,15 +12,16 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use highwater_model::limits::{
     CONNECTION_CHECK_MS, FRAME_ARRIVAL_MS_MAX, FRAME_BYTES_PER_SECOND_MIN, READY_BYTES_PER_CONNECTION_MAX,
     REQUESTS_PENDING_PER_CONNECTION_MAX,
 };
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{AcquireError, watch};
 use tokio::time::Sleep;
@@ -48,7 +49,7 @@ enum Owed {
 /// What woke the task.
 enum Event {
     Answered(Result<Reply, CloseReason>),
-    Readable(io::Result<()>),
+    Read(io::Result<usize>),
     Memory(Result<Share, AcquireError>),
     Check,
     Shutdown,
@@ -142,10 +143,7 @@ impl Connection {
             }
             match poll_fn(|cx| self.poll_event(cx)).await {
                 Event::Answered(answer) => self.answered(answer)?,
-                Event::Readable(ready) => {
-                    ready.map_err(|_| End::Gone)?;
-                    self.read()?;
-                }
+                Event::Read(read) => self.was_read(read)?,
                 Event::Memory(share) => {
                     let waited = self.memory_wait.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
                     self.frame_since = self.frame_since.map(|since| since + waited);
@@ -250,8 +248,8 @@ impl Connection {
                     }
                 }
                 None => {
-                    if let Poll::Ready(ready) = self.stream.poll_read_ready(cx) {
-                        return Poll::Ready(Event::Readable(ready));
+                    if let Poll::Ready(read) = self.poll_read(cx) {
+                        return Poll::Ready(Event::Read(read));
                     }
                 }
             }
@@ -281,9 +279,16 @@ impl Connection {
         }
     }
 
-    fn read(&mut self) -> Result<(), End> {
+    /// Reads what has arrived. A buffer is taken only once something has: most connections are idle.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.stream.poll_read_ready(cx))?;
         let mut room = self.reader.room();
-        match self.stream.try_read_buf(&mut room) {
+        // Unlike `try_read_buf`, this knows that a short read has left nothing, and does not try again.
+        pin!(self.stream.read_buf(&mut room)).poll(cx)
+    }
+
+    fn was_read(&mut self, read: io::Result<usize>) -> Result<(), End> {
+        match read {
             Ok(0) => {
                 self.is_read_closed = true;
                 if self.pending.is_empty() { Err(End::Gone) } else { Ok(()) }
@@ -295,7 +300,6 @@ impl Connection {
                 }
                 Ok(())
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(_) => Err(End::Gone),
         }
     }

@@ -4,8 +4,10 @@
 //! Owns the read buffer and its share of the budget of all requests. A frame up to
 //! `REQUEST_PREALLOCATE_BYTES_MAX` gets its buffer at once, a larger one doubles as it fills; the share of
 //! the budget always covers twice what has arrived. The buffer is used again for the next frame once the
-//! former one is dropped, so a produce is copied twice in all: socket to buffer, buffer to page cache. Bytes
-//! after the frame being read stay in the socket when the frame is large, so that they need not be moved.
+//! former one is dropped, so a produce is copied twice in all: socket to buffer, buffer to page cache. Reads
+//! are few and ask for a little more than is wanted: one that comes back short has emptied the socket, and
+//! none is needed to find that out. What of the next frame comes along with a large one is so little that it
+//! may be moved.
 
 use std::borrow::Cow;
 
@@ -61,6 +63,11 @@ pub struct Frame {
 pub struct FrameReader {
     buffer: BytesMut,
     memory: FrameMemory,
+    /// Length of the last frame: the next one may well be like it.
+    last_length: usize,
+    /// The most that the buffer has held since it was last given back: what its capacity tells may be the
+    /// rest of something larger.
+    held_bytes: usize,
 }
 
 impl FrameReader {
@@ -89,6 +96,7 @@ impl FrameReader {
             Some(length) if self.buffer.len() >= length => {
                 let mut bytes = self.buffer.split_to(length).freeze();
                 bytes::Buf::advance(&mut bytes, PREFIX_BYTES);
+                self.last_length = length;
                 Ok(Some(Frame { bytes, memory: std::mem::take(&mut self.memory) }))
             }
             _ => Ok(None),
@@ -143,31 +151,38 @@ impl FrameReader {
     /// Room for the next read; call only when [`FrameReader::wanted_units`] is zero.
     pub fn room(&mut self) -> Limit<&mut BytesMut> {
         let have = self.buffer.len();
-        let read = match self.length() {
-            Ok(Some(length)) if length > REQUEST_UNBUDGETED_BYTES_MAX => {
+        let length = self.length().ok().flatten();
+        let read = match length {
+            Some(length) if length > REQUEST_UNBUDGETED_BYTES_MAX => {
                 let held = match self.memory.overdraft {
                     Some(_) => self.covered(length),
                     None => self.memory.units() * BUDGET_UNIT_BYTES,
                 };
-                length.min(held.max(have + 1)) - have
+                let until = length.min(held.max(have + 1));
+                until - have + if until == length { READ_BYTES } else { 0 }
             }
-            Ok(Some(length)) if length > have => READ_BYTES.max(length - have),
+            Some(length) if length > have => READ_BYTES + length - have,
+            _ if self.last_length > READ_BYTES => REQUEST_UNBUDGETED_BYTES_MAX,
             _ => READ_BYTES,
         };
-        if self.buffer.capacity() - have < read {
-            let whole = match self.length() {
-                Ok(Some(length)) if length <= REQUEST_PREALLOCATE_BYTES_MAX => length.saturating_sub(have),
-                _ => 0,
-            };
+        // Room for the whole frame at once, while there is next to nothing to be moved.
+        let expected = length.unwrap_or(self.last_length);
+        let whole = match (READ_BYTES..=REQUEST_PREALLOCATE_BYTES_MAX).contains(&expected) {
+            true => (expected + READ_BYTES).saturating_sub(have),
+            false => 0,
+        };
+        if self.buffer.capacity() - have < read.max(whole) {
             self.buffer.reserve(read.max(whole));
+            self.held_bytes = self.held_bytes.max(self.buffer.capacity());
         }
         (&mut self.buffer).limit(read)
     }
 
     /// Gives a large buffer back; nothing may have arrived.
     pub fn shrink(&mut self) {
-        if self.buffer.is_empty() && self.buffer.capacity() > CONNECTION_BUFFER_KEPT_BYTES_MAX {
+        if self.buffer.is_empty() && self.held_bytes > CONNECTION_BUFFER_KEPT_BYTES_MAX {
             self.buffer = BytesMut::new();
+            (self.last_length, self.held_bytes) = (0, 0);
         }
     }
 }
@@ -245,6 +260,41 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_a_like_size_take_two_reads_each_and_are_not_moved() {
+        let budget = RequestBudget::new(0);
+        let mut reader = FrameReader::default();
+        let mut places = std::collections::HashSet::new();
+        for turn in 0..50 {
+            let bytes = frame(0, 118_000 + turn * 37 % 900);
+            let (mut rest, mut reads) = (&bytes[..], 0);
+            let taken = loop {
+                if let Some(taken) = reader.take().expect("a good frame") {
+                    break taken;
+                }
+                let wanted = reader.wanted_units();
+                if wanted > 0 {
+                    reader.add_memory(budget.try_take(wanted).expect("budget"));
+                }
+                let mut room = reader.room();
+                let n = room.remaining_mut().min(rest.len());
+                assert!(n < rest.len() || n < room.remaining_mut(), "the last read comes back short");
+                room.put_slice(&rest[..n]);
+                (rest, reads) = (&rest[n..], reads + 1);
+                if turn > 10 && reads == 1 {
+                    places.insert(reader.buffer.as_ptr() as usize);
+                }
+                assert!(turn < 2 || reads <= 2, "turn {turn}: {reads} reads");
+            };
+            if turn > 10 {
+                assert!(places.contains(&(taken.bytes.as_ptr() as usize - PREFIX_BYTES)), "it was moved");
+            }
+        }
+        let (first, last) = (places.iter().min().expect("some"), places.iter().max().expect("some"));
+        assert!(last - first < 3 * 118_000, "the buffer is used again: {places:?}");
+        assert!(reader.held_bytes < 3 * 118_000, "and does not grow: {}", reader.held_bytes);
+    }
+
+    #[test]
     fn a_claimed_length_costs_nothing_until_bytes_arrive() {
         let budget = RequestBudget::new(0);
         let mut reader = FrameReader::default();
@@ -270,8 +320,16 @@ mod tests {
 
     #[test]
     fn a_quiet_connection_gives_its_buffer_back() {
+        let budget = RequestBudget::new(0);
         let mut reader = FrameReader::default();
-        feed(&mut reader, &RequestBudget::new(0), &frame(0, 1_000_000)).expect("good");
+        feed(&mut reader, &budget, &frame(0, 1_000_000)).expect("good");
+        reader.shrink();
+        assert_eq!(reader.buffer.capacity(), 0);
+        // Also when small frames came last, in what was left of a large buffer.
+        feed(&mut reader, &budget, &frame(0, 1_000_000)).expect("good");
+        for _ in 0..3 {
+            feed(&mut reader, &budget, &frame(0, 100)).expect("good");
+        }
         reader.shrink();
         assert_eq!(reader.buffer.capacity(), 0);
     }

@@ -1,5 +1,5 @@
 //! Making this node's partitions those of the coordinator's state: open what is new, close what is gone, take
-//! over settings, leader epochs and manifests.
+//! over settings, roles, in-sync sets and manifests.
 //!
 //! One at a time. Opening and removing files happens on blocking threads. A directory whose topic the
 //! coordinator does not know is left alone and reported: it may be all that is left of a lost control plane.
@@ -9,41 +9,67 @@ use std::path::Path;
 use std::sync::Arc;
 
 use highwater_coordinator::core::{ClusterState, Topic as TopicRecord};
-use highwater_model::{TopicId, TopicPartition};
+use highwater_model::{NodeId, TopicId, TopicPartition};
 use highwater_tiering::core::names::TopicRef;
 use highwater_tiering::mirror::ClusterBody;
 use serde::Serialize;
 
+use super::Partition;
+use super::assign::{assignment, is_mine};
 use super::open::{OpenError, in_parallel, log_settings, open_partition, topic_dir, topics_dir};
 use super::registry::{Slot, Topic, View};
-use super::{Partition, Terms};
 use crate::node::Node;
 
 /// Version of the document of topics in the bucket (docs/format.md).
 const TOPICS_FORMAT: u8 = 1;
+
+/// What the records are looked at with.
+#[derive(Clone)]
+struct Eyes {
+    state: Arc<ClusterState>,
+    node_id: NodeId,
+    lag_ms_max: i64,
+    now_ms: i64,
+    /// Some broker has registered, was fenced or has gone since the last time.
+    are_brokers_new: bool,
+}
 
 /// Brings the registry up to the coordinator's state as of now.
 ///
 /// # Errors
 /// The data directory cannot be read or written.
 pub async fn reconcile(node: &Arc<Node>) -> Result<(), OpenError> {
-    let _changing = node.partitions.changing.lock().await;
+    let mut brokers = node.partitions.changing.lock().await;
     let state = node.coordinator.state();
     let view = node.partitions.view();
+    let eyes = Eyes {
+        node_id: node.settings.node_id,
+        lag_ms_max: i64::try_from(node.settings.replica_lag_time_max_ms).unwrap_or(i64::MAX),
+        now_ms: node.now_ms(),
+        are_brokers_new: *brokers != state.brokers,
+        state: state.clone(),
+    };
     let (mut changed, mut missing) = (Vec::new(), Vec::new());
     for (id, record) in &state.topics {
         match view.by_id(*id) {
-            Some(topic) if follows_already(topic, record) => {}
-            Some(topic) if is_all_open(topic, record) => changed.push(taken_over(topic, record)),
+            Some(topic) if follows_already(&eyes, topic, record) => {}
+            Some(topic) if is_all_open(&eyes, topic, record) => {
+                changed.push(taken_over(&eyes, topic, record))
+            }
             known => missing.push((record.clone(), known.cloned())),
         }
     }
+    if eyes.are_brokers_new {
+        brokers.clone_from(&state.brokers);
+    }
     let gone: Vec<Arc<Topic>> =
         view.topics().filter(|topic| !state.topics.contains_key(&topic.id)).cloned().collect();
+    let mut moved_away = Vec::new();
     if !missing.is_empty() {
+        moved_away =
+            missing.iter().flat_map(|(record, known)| moved(&eyes, record, known.as_deref())).collect();
         let data_dir = node.settings.data_dir.clone();
-        let now_ms = node.now_ms();
-        let opened = tokio::task::spawn_blocking(move || open_topics(&data_dir, &missing, now_ms));
+        let opened = tokio::task::spawn_blocking(move || open_topics(&data_dir, &eyes, &missing));
         changed.extend(opened.await.expect("opening logs does not panic")?);
     }
     if !changed.is_empty() || !gone.is_empty() {
@@ -55,56 +81,77 @@ pub async fn reconcile(node: &Arc<Node>) -> Result<(), OpenError> {
         started(node, &changed);
         mirror_topics(node, &state);
     }
+    for partition in moved_away {
+        close_moved(node, &partition).await;
+    }
     for topic in &gone {
         close_deleted(node, topic).await;
     }
+    node.replicas_changed();
     Ok(())
 }
 
-/// Whether nothing has changed but manifests, which the partitions then have: most edits of the state are
-/// such, and cost no new view.
-fn follows_already(topic: &Topic, record: &Arc<TopicRecord>) -> bool {
+/// Whether nothing has changed but what open partitions take over as they stand: manifests, roles, in-sync
+/// sets. Most edits of the state are such, and cost no new view.
+fn follows_already(eyes: &Eyes, topic: &Topic, record: &Arc<TopicRecord>) -> bool {
     let known = topic.record();
-    if Arc::ptr_eq(&known, record) {
+    if Arc::ptr_eq(&known, record) && !eyes.are_brokers_new {
         return true;
     }
-    let pairs = || known.partitions.iter().zip(&record.partitions);
     let same = Arc::ptr_eq(&known.config, &record.config)
         && known.overrides == record.overrides
         && known.partitions.len() == record.partitions.len()
-        && pairs().all(|(k, r)| k.leader_epoch == r.leader_epoch);
+        && is_all_open(eyes, topic, record);
     if !same {
         return false;
     }
-    for ((known, now), slot) in pairs().zip(topic.slots()) {
+    for (index, ((known, now), slot)) in
+        (0..).zip(known.partitions.iter().zip(&record.partitions).zip(topic.slots()))
+    {
         if let Slot::Open(partition) = slot
-            && !Arc::ptr_eq(known, now)
+            && (eyes.are_brokers_new || !Arc::ptr_eq(known, now))
         {
-            partition.set_manifest(now.manifest.clone());
+            take_over(eyes, partition, record, index);
         }
     }
     topic.set_record(record.clone());
     true
 }
 
-/// Whether every partition of the record is open already: then nothing of the change touches the disk. A
-/// partition that could not be opened is tried again only when its topic's record changes, and at the next
-/// start.
-fn is_all_open(topic: &Topic, record: &TopicRecord) -> bool {
-    topic.slots().len() == record.partitions.len()
-        && topic.slots().iter().all(|slot| matches!(slot, Slot::Open(_)))
+/// Whether every partition of the record that is this node's is open already, and no other: then nothing of
+/// the change touches the disk. A partition that could not be opened is tried again only when its topic's
+/// record changes, and at the next start.
+fn is_all_open(eyes: &Eyes, topic: &Topic, record: &TopicRecord) -> bool {
+    let fits = |(slot, now): (&Slot, &Arc<_>)| match slot {
+        Slot::Open(_) => is_mine(now, eyes.node_id),
+        Slot::Elsewhere => !is_mine(now, eyes.node_id),
+        Slot::Failed(_) => false,
+    };
+    topic.slots().len() == record.partitions.len() && topic.slots().iter().zip(&record.partitions).all(fits)
 }
 
-fn taken_over(topic: &Topic, record: &Arc<TopicRecord>) -> Arc<Topic> {
-    for (index, partition) in (0..).zip(topic.partitions()) {
-        take_over(partition, record, index);
+fn taken_over(eyes: &Eyes, topic: &Topic, record: &Arc<TopicRecord>) -> Arc<Topic> {
+    for (index, slot) in (0..).zip(topic.slots()) {
+        if let Slot::Open(partition) = slot {
+            take_over(eyes, partition, record, index);
+        }
     }
     Arc::new(Topic::new(record.clone(), topic.name.clone(), topic.slots().to_vec()))
 }
 
+/// Open partitions whose replica here was given away.
+fn moved(eyes: &Eyes, record: &TopicRecord, known: Option<&Topic>) -> Vec<Arc<Partition>> {
+    let slots = known.map_or(&[][..], |topic| topic.slots());
+    let moved = slots.iter().zip(&record.partitions).filter_map(|(slot, now)| match slot {
+        Slot::Open(partition) if !is_mine(now, eyes.node_id) => Some(partition.clone()),
+        _ => None,
+    });
+    moved.collect()
+}
+
 type Missing = (Arc<TopicRecord>, Option<Arc<Topic>>);
 
-fn open_topics(data_dir: &Path, missing: &[Missing], now_ms: i64) -> Result<Vec<Arc<Topic>>, OpenError> {
+fn open_topics(data_dir: &Path, eyes: &Eyes, missing: &[Missing]) -> Result<Vec<Arc<Topic>>, OpenError> {
     let root = topics_dir(data_dir);
     std::fs::create_dir_all(&root).map_err(OpenError::at(&root))?;
     let names: Vec<Arc<str>> = missing
@@ -118,7 +165,7 @@ fn open_topics(data_dir: &Path, missing: &[Missing], now_ms: i64) -> Result<Vec<
         .collect();
     let slots = in_parallel(&wanted, |(at, index)| {
         let (record, known) = &missing[*at];
-        slot_for(data_dir, record, known.as_deref(), &names[*at], *index, now_ms)
+        slot_for(data_dir, eyes, record, known.as_deref(), &names[*at], *index)
     });
     let mut slots = slots.into_iter();
     let topics = missing.iter().zip(&names).map(|((record, _), name)| {
@@ -130,17 +177,21 @@ fn open_topics(data_dir: &Path, missing: &[Missing], now_ms: i64) -> Result<Vec<
 
 fn slot_for(
     data_dir: &Path,
+    eyes: &Eyes,
     record: &Arc<TopicRecord>,
     known: Option<&Topic>,
     name: &Arc<str>,
     index: i32,
-    now_ms: i64,
 ) -> Slot {
+    let Some(now) = record.partition(index).filter(|now| is_mine(now, eyes.node_id)) else {
+        return Slot::Elsewhere;
+    };
     if let Some(Slot::Open(partition)) = known.and_then(|topic| topic.slot(index)) {
-        take_over(partition, record, index);
+        take_over(eyes, partition, record, index);
         return Slot::Open(partition.clone());
     }
-    match open_partition(data_dir, record, name, index, now_ms) {
+    let assignment = assignment(&eyes.state, now, &record.config, eyes.lag_ms_max);
+    match open_partition(data_dir, record, name, index, (eyes.node_id, &assignment), eyes.now_ms) {
         Ok(partition) => Slot::Open(Arc::new(partition)),
         Err(reason) => {
             tracing::error!(topic = %name, partition = index, "the log cannot be opened: {reason}");
@@ -150,14 +201,14 @@ fn slot_for(
 }
 
 /// Gives an open partition what has changed in its record.
-fn take_over(partition: &Partition, record: &TopicRecord, index: i32) {
+fn take_over(eyes: &Eyes, partition: &Partition, record: &TopicRecord, index: i32) {
     let Some(now) = record.partition(index) else { return };
-    let terms = partition.terms();
-    if !Arc::ptr_eq(&terms.config, &record.config) || terms.leader_epoch != now.leader_epoch {
-        partition.set_terms(Terms::new(record.config.clone(), now.leader_epoch));
-        partition.settings_changed(log_settings(&record.config, index));
+    if !Arc::ptr_eq(&partition.terms().config, &record.config) {
+        partition.set_log_settings(log_settings(&record.config, index));
     }
+    let assignment = assignment(&eyes.state, now, &record.config, eyes.lag_ms_max);
     partition.set_manifest(now.manifest.clone());
+    partition.take_assignment(eyes.now_ms, &record.config, &assignment);
 }
 
 /// The topics and their settings go to the bucket: with the manifests' mirrors they are what a restore needs.
@@ -228,6 +279,20 @@ fn started(node: &Arc<Node>, changed: &[Arc<Topic>]) {
     }
     node.metrics.topics.set(i64::try_from(view.topics().count()).unwrap_or(i64::MAX));
     node.metrics.partitions.set(i64::try_from(view.partitions().count()).unwrap_or(i64::MAX));
+}
+
+/// Closes a partition whose replica here was given away, and removes its files: the others have it.
+async fn close_moved(node: &Arc<Node>, partition: &Arc<Partition>) {
+    partition.close(false);
+    let (name, index) = (partition.topic.clone(), partition.tp.partition);
+    let dir = topic_dir(&node.settings.data_dir, partition.tp.topic_id).join(index.to_string());
+    let removed = tokio::task::spawn_blocking(move || remove_dir(&dir)).await;
+    match removed.expect("removing files does not panic") {
+        Ok(()) => tracing::info!(topic = %name, partition = index, "moved away, its local files are gone"),
+        Err(e) => {
+            tracing::error!(topic = %name, partition = index, "local files of a moved partition stay: {e}");
+        }
+    }
 }
 
 /// Closes the partitions of a deleted topic and removes their files; its objects are the sweeper's.

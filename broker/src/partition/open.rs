@@ -8,9 +8,10 @@ use std::sync::Arc;
 use highwater_coordinator::core::Topic as TopicRecord;
 use highwater_log::{LogError, LogSettings, PartitionLog, RecoveryReport, Repair};
 use highwater_model::limits::OPEN_THREADS_MAX;
-use highwater_model::{Offset, TopicConfig, TopicId, TopicPartition};
+use highwater_model::{NodeId, Offset, TopicConfig, TopicId, TopicPartition};
 
-use super::{Partition, Terms};
+use super::Partition;
+use crate::core::replica::Assignment;
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,7 @@ pub(super) fn open_partition(
     topic: &TopicRecord,
     name: &Arc<str>,
     index: i32,
+    (node_id, assignment): (NodeId, &Assignment),
     now_ms: i64,
 ) -> Result<Partition, String> {
     let record = topic.partition(index).ok_or("no such partition")?;
@@ -70,15 +72,19 @@ pub(super) fn open_partition(
     let settings = log_settings(&topic.config, index);
     let (mut log, report) = PartitionLog::open(&dir, settings, now_ms).map_err(|e| e.to_string())?;
     tell(name, index, &log, &report);
-    if log.log_end() < manifest.tiered_end {
+    let follows = assignment.leader.is_some_and(|leader| leader != node_id);
+    if follows {
+        // Its leader tells it where to go on or to begin, and mends what is damaged.
+    } else if log.log_end() < manifest.tiered_end {
         log = raised_to_tier(name, index, log, manifest.tiered_end, now_ms).map_err(|e| e.to_string())?;
     }
-    if log.log_start() < manifest.log_start {
-        log.raise_log_start(manifest.log_start).map_err(|e| e.to_string())?;
+    let log_start = manifest.log_start.min(log.log_end());
+    if log.log_start() < log_start {
+        log.raise_log_start(log_start).map_err(|e| e.to_string())?;
     }
     let tp = TopicPartition::new(topic.id, index);
-    let terms = Terms::new(topic.config.clone(), record.leader_epoch);
-    Ok(Partition::new(tp, name.clone(), terms, log, manifest))
+    let (name, config) = (name.clone(), topic.config.clone());
+    Ok(Partition::new(tp, name, config, log, manifest, (node_id, assignment), now_ms))
 }
 
 /// A log that ends below the tier's end: the disk is new, has lost its tail, or is damaged. The tier has

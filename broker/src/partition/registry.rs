@@ -3,11 +3,11 @@
 //! Readers take a view that does not change under them; the one writer ([`super::follow`]) puts a new view in
 //! its place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use highwater_coordinator::core::Topic as TopicRecord;
-use highwater_model::{TopicId, TopicPartition};
+use highwater_coordinator::core::{Broker, Topic as TopicRecord};
+use highwater_model::{NodeId, TopicId, TopicPartition};
 
 use super::Partition;
 
@@ -18,6 +18,8 @@ pub enum Slot {
     /// Its log could not be opened; the reason is logged. Tried again when topics change and at the next
     /// start.
     Failed(Arc<str>),
+    /// This node has no replica of it.
+    Elsewhere,
 }
 
 /// A topic as this node serves it.
@@ -57,7 +59,7 @@ impl Topic {
     pub fn partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Open(partition) => Some(partition),
-            Slot::Failed(_) => None,
+            Slot::Failed(_) | Slot::Elsewhere => None,
         })
     }
 }
@@ -100,7 +102,7 @@ impl View {
     pub fn partition(&self, tp: TopicPartition) -> Option<&Arc<Partition>> {
         match self.by_id(tp.topic_id)?.slot(tp.partition)? {
             Slot::Open(partition) => Some(partition),
-            Slot::Failed(_) => None,
+            Slot::Failed(_) | Slot::Elsewhere => None,
         }
     }
 }
@@ -109,8 +111,8 @@ impl View {
 #[derive(Default)]
 pub struct Registry {
     view: RwLock<Arc<View>>,
-    /// Held by the one who is changing the view.
-    pub(super) changing: tokio::sync::Mutex<()>,
+    /// Held by the one who is changing the view; the brokers as they were when it was changed last.
+    pub(super) changing: tokio::sync::Mutex<BTreeMap<NodeId, Broker>>,
 }
 
 impl Registry {
@@ -121,6 +123,13 @@ impl Registry {
 
     pub(super) fn replace(&self, view: View) {
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// While it is held, this node's partitions follow no change of the control plane; for tests of what a
+    /// leader does that has not heard of its successor.
+    #[doc(hidden)]
+    pub async fn hold(&self) -> impl Drop + '_ {
+        self.changing.lock().await
     }
 
     /// Wakes every waiting fetch; for the stop of the node.

@@ -2,27 +2,27 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use highwater_log::{LogError, LogRead, LogSlice, ReadError, SequenceRefusal, Sequenced, TimestampedOffset};
+use highwater_log::{LogError, LogRead, LogSlice, ReadError, SequenceRefusal, TimestampedOffset};
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 use highwater_wire::{AcceptedBatch, TimestampType};
 
-use super::{FetchWaiter, Inner, Partition, Terms, Unavailable};
+use super::replicate::epoch_end;
+use super::{AckWait, FetchWaiter, Inner, Partition, Terms, Unavailable};
 use crate::core::fetch_plan::{EpochFence, Grant, Route, fence, route};
 use crate::core::fetch_session::Want;
+use crate::core::replica::{AckState, AckTicket, LeaderRefusal, Role};
 use crate::node::Node;
 
 /// A batch that is in the log, now or already before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     pub base_offset: Offset,
-    pub next_offset: Offset,
     /// -1 unless the topic takes the broker's time.
     pub log_append_time_ms: i64,
     pub log_start: Offset,
-    /// The batch counts once the log is flushed up to `next_offset`.
-    pub waits_for_flush: bool,
+    /// The batch does not count yet: its acknowledgement waits.
+    pub waits: Option<AckWait>,
     pub is_duplicate: bool,
 }
 
@@ -32,7 +32,9 @@ pub enum AppendRefusal {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     #[error(transparent)]
-    Sequence(#[from] SequenceRefusal),
+    Leader(LeaderRefusal),
+    #[error(transparent)]
+    Sequence(SequenceRefusal),
     #[error("the disk is full")]
     DiskFull,
     #[error("{0}")]
@@ -57,9 +59,13 @@ pub enum Look {
     Tier {
         end: Offset,
     },
+    /// What is here cannot be read; the tier has it too.
+    Damaged(ReadRefusal),
     OutOfRange,
     Fenced,
     UnknownEpoch,
+    /// Only the leader may answer, and this node is not it.
+    NotLeader,
     /// The client's log went another way from here (KIP-320, KIP-595).
     Diverging {
         epoch: LeaderEpoch,
@@ -76,60 +82,58 @@ pub enum ReadRefusal {
     Log(#[from] ReadError),
 }
 
+impl ReadRefusal {
+    /// Whether the local bytes are at fault, so that another copy helps.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, ReadRefusal::Log(ReadError::Corrupt { .. } | ReadError::Io { .. }))
+    }
+}
+
 /// What a look-up by time found.
 pub type Found = Option<TimestampedOffset>;
 
 impl Partition {
     /// Appends one validated batch, or finds that it is in the log already (idempotent producers, KIP-98).
-    /// Offsets are assigned in `PartitionLog::append` alone (invariant 2).
+    /// Offsets are assigned in `PartitionLog::append` alone (invariant 2). `needs_all`: acks=all.
     ///
     /// # Errors
     /// [`AppendRefusal`]; the log is unchanged.
     pub fn append(
         self: &Arc<Self>,
         node: &Node,
-        terms: &Terms,
         batch: &AcceptedBatch,
+        needs_all: bool,
         now_ms: i64,
     ) -> Result<Appended, AppendRefusal> {
         let header = &batch.header;
+        let terms = self.terms();
         let mut inner = self.lock()?;
         let log_start = inner.manifest.log_start;
-        let waits_for_flush = terms.flushes_before_ack();
-        let is_log_append = header.timestamp_type() == TimestampType::LogAppendTime;
-        if header.has_producer()
-            && let Sequenced::Duplicate { base_offset, next_offset, max_timestamp } =
-                inner.log.producers().check(header)?
-        {
-            let log_append_time_ms = if is_log_append { max_timestamp } else { -1 };
-            let is_duplicate = true;
-            return Ok(Appended {
-                base_offset,
-                next_offset,
-                log_append_time_ms,
-                log_start,
-                waits_for_flush,
-                is_duplicate,
-            });
-        }
-        let appended = match inner.log.append(header, &batch.bytes, terms.leader_epoch, now_ms) {
+        let appended = match inner.replica.append_as_leader(header, &batch.bytes, needs_all, now_ms) {
             Ok(appended) => appended,
             Err(e) => return Err(self.append_failed(node, e)),
         };
+        self.take_moves(&inner, &appended.moves);
+        let waits = waits(&inner, &terms, appended.ticket, needs_all);
+        let is_log_append = header.timestamp_type() == TimestampType::LogAppendTime;
+        if let Some(max_timestamp) = appended.duplicate_of {
+            return Ok(Appended {
+                base_offset: appended.base_offset,
+                log_append_time_ms: if is_log_append { max_timestamp } else { -1 },
+                log_start,
+                waits,
+                is_duplicate: true,
+            });
+        }
         if inner.unflushed_records == 0 {
             inner.unflushed_since_ms = now_ms;
         }
         inner.unflushed_records += header.record_count.unsigned_abs() as u64;
-        let sealed = if appended.rolled { inner.log.sealed().last().map(|s| s.bytes) } else { None };
+        let sealed = if appended.rolled { inner.log().sealed().last().map(|s| s.bytes) } else { None };
         let wants_flush = inner.unflushed_records >= terms.config.flush_messages;
-        if !waits_for_flush {
-            self.high_watermark.store(appended.next_offset, Ordering::SeqCst);
-        }
         debug_assert!(self.bounds_of(&inner).check().is_ok(), "{:?}", self.bounds_of(&inner));
         drop(inner);
-        if !waits_for_flush {
-            self.waiters.wake();
-        }
+        self.tell(&appended.moves);
         if wants_flush {
             node.flush.push(self);
         }
@@ -140,37 +144,48 @@ impl Partition {
         }
         Ok(Appended {
             base_offset: appended.base_offset,
-            next_offset: appended.next_offset,
             log_append_time_ms: if is_log_append { header.max_timestamp } else { -1 },
             log_start,
-            waits_for_flush,
+            waits,
             is_duplicate: false,
         })
     }
 
-    fn append_failed(&self, node: &Node, error: LogError) -> AppendRefusal {
-        match error {
-            LogError::Io { ref source, .. } if is_disk_full(source) => {
+    fn append_failed(&self, node: &Node, refusal: crate::replica::AppendRefusal) -> AppendRefusal {
+        use crate::replica::AppendRefusal as Refused;
+        match refusal {
+            Refused::Leader(refusal) => AppendRefusal::Leader(refusal),
+            Refused::Sequence(refusal) => AppendRefusal::Sequence(refusal),
+            Refused::Log(LogError::Io { ref source, .. }) if is_disk_full(source) => {
                 node.disk.found_full();
                 AppendRefusal::DiskFull
             }
             // Said once, when it happened; what is there stays readable.
-            LogError::Poisoned(_) => AppendRefusal::Storage(error.to_string()),
-            error => {
+            Refused::Log(error @ LogError::Poisoned(_)) => AppendRefusal::Storage(error.to_string()),
+            Refused::Log(error) => {
                 tracing::error!(topic = %self.topic, partition = self.tp.partition, "cannot append: {error}");
                 AppendRefusal::Storage(error.to_string())
             }
         }
     }
 
-    /// What a fetch finds, and the offsets at that moment. Without a grant nothing is read.
+    /// What a fetch finds, and the offsets at that moment. Without a grant nothing is read. Consumers that
+    /// know of it may read from any replica (KIP-392); the others set `needs_leader`.
     ///
     /// # Errors
     /// The partition does not serve, or its segment cannot be read.
-    pub fn look(&self, want: &Want, grant: Option<Grant>) -> Result<(Look, OffsetBounds), ReadRefusal> {
-        let leader_epoch = self.terms().leader_epoch;
+    pub fn look(
+        &self,
+        want: &Want,
+        grant: Option<Grant>,
+        needs_leader: bool,
+    ) -> Result<(Look, OffsetBounds), ReadRefusal> {
         let inner = self.lock()?;
         let bounds = self.bounds_of(&inner);
+        let leader_epoch = inner.replica.leader_epoch();
+        if needs_leader && inner.replica.role() != Role::Leader {
+            return Ok((Look::NotLeader, bounds));
+        }
         match fence(want.current_leader_epoch, leader_epoch) {
             EpochFence::Current => {}
             EpochFence::Fenced => return Ok((Look::Fenced, bounds)),
@@ -194,9 +209,12 @@ impl Partition {
             Route::Tier { end } => Look::Tier { end },
             Route::Local => match grant {
                 None => Look::Empty,
-                Some(grant) => {
-                    Look::Local(read_slices(&inner, want.fetch_offset, grant, bounds.last_stable)?)
-                }
+                Some(grant) => match read_slices(&inner, want.fetch_offset, grant, bounds.last_stable) {
+                    Err(damage) if want.fetch_offset < bounds.tiered_end && damage.is_damage() => {
+                        Look::Damaged(damage)
+                    }
+                    read => Look::Local(read?),
+                },
             },
         };
         Ok((look, bounds))
@@ -212,7 +230,11 @@ impl Partition {
         if start < bounds.local_start || start >= bounds.last_stable {
             return Ok(LocalRead::default());
         }
-        read_slices(&inner, start, Grant { bytes, is_first: false }, bounds.last_stable)
+        match read_slices(&inner, start, Grant { bytes, is_first: false }, bounds.last_stable) {
+            // The next fetch reads it from the tier.
+            Err(damage) if start < bounds.tiered_end && damage.is_damage() => Ok(LocalRead::default()),
+            read => read,
+        }
     }
 
     /// Registers a fetch for the moves of the high watermark; false if too many wait already, and this one
@@ -236,7 +258,7 @@ impl Partition {
     pub fn local_offset_for_timestamp(&self, timestamp: i64) -> Result<Found, ReadRefusal> {
         let inner = self.lock()?;
         let end = self.high_watermark();
-        Ok(inner.log.offset_for_timestamp(timestamp, end)?)
+        Ok(inner.log().offset_for_timestamp(timestamp, end)?)
     }
 
     /// The local record with the largest timestamp below the high watermark.
@@ -246,7 +268,7 @@ impl Partition {
     pub fn local_max_timestamp(&self) -> Result<Found, ReadRefusal> {
         let inner = self.lock()?;
         let end = self.high_watermark();
-        Ok(inner.log.max_timestamp_offset(end)?)
+        Ok(inner.log().max_timestamp_offset(end)?)
     }
 
     /// Largest epoch not above `epoch`, and where it ends.
@@ -261,27 +283,24 @@ impl Partition {
     /// The leader epoch under which `offset` was written; -1 where that is not known any more.
     pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
         let inner = self.lock_any();
-        let local = inner.log.epochs().iter().map(|e| (e.epoch, e.start_offset));
+        let local = inner.log().epochs().iter().map(|e| (e.epoch, e.start_offset));
         let tiered = inner.manifest.epochs.iter().map(|e| (e.epoch, e.start_offset));
         let known = tiered.chain(local).filter(|(_, start)| *start <= offset);
         known.map(|(epoch, _)| epoch).max().unwrap_or(-1)
     }
 }
 
-/// From the local log, or, for epochs that it no longer knows, from what the manifest tells of the tier.
-fn epoch_end(inner: &Inner, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
-    if let Some(found) = inner.log.epoch_end(epoch) {
-        return Some(found);
-    }
-    let tiered = &inner.manifest.epochs;
-    let at = tiered.partition_point(|e| e.epoch <= epoch).checked_sub(1)?;
-    let first_local = inner.log.epochs().first().map_or(inner.log.log_end(), |e| e.start_offset);
-    let end = tiered.get(at + 1).map_or(first_local, |next| next.start_offset);
-    Some((tiered[at].epoch, end))
+/// What an acknowledgement of the batch waits for, if it waits.
+fn waits(inner: &Inner, terms: &Terms, ticket: AckTicket, needs_all: bool) -> Option<AckWait> {
+    let is_done = match needs_all {
+        true => inner.replica.ack(&ticket) == AckState::Committed,
+        false => !terms.flushes_before_ack() || inner.log().flushed_end() >= ticket.end,
+    };
+    (!is_done).then_some(AckWait { ticket, needs_all })
 }
 
 fn read_slices(inner: &Inner, start: Offset, grant: Grant, end: Offset) -> Result<LocalRead, ReadRefusal> {
-    let LogRead { slices, is_limited } = inner.log.read(start, grant.bytes, end, grant.is_first)?;
+    let LogRead { slices, is_limited } = inner.log().read(start, grant.bytes, end, grant.is_first)?;
     let bytes = slices.iter().map(|s| s.length).sum();
     Ok(LocalRead { slices, bytes, is_limited })
 }

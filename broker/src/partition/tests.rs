@@ -10,27 +10,46 @@ use uuid::Uuid;
 use super::*;
 use crate::core::fetch_plan::Grant;
 use crate::core::fetch_session::Want;
+use crate::core::replica::Member;
+use crate::replica::AppendRefusal as AppendRefused;
 
 fn open(disk: &SimDisk, flush_messages: &str, manifest: Manifest) -> Arc<Partition> {
     let overrides = [("flush.messages".to_owned(), flush_messages.to_owned())].into();
     let config = Arc::new(TopicConfig::from_overrides(&overrides).expect("legal"));
     let (log, _) = PartitionLog::open_on(Arc::new(disk.clone()), LogSettings::default(), 0).expect("opened");
     let tp = TopicPartition::new(TopicId(Uuid::from_u128(1)), 0);
-    Arc::new(Partition::new(tp, "t".into(), Terms::new(config, 0), log, Arc::new(manifest)))
+    let assignment = alone(0, &config);
+    Arc::new(Partition::new(tp, "t".into(), config, log, Arc::new(manifest), (NODE, &assignment), 0))
+}
+
+const NODE: NodeId = 1;
+
+/// This node is the only replica.
+fn alone(partition_epoch: i32, config: &TopicConfig) -> Assignment {
+    Assignment {
+        leader: Some(NODE),
+        leader_epoch: 0,
+        partition_epoch,
+        replicas: vec![Member { node_id: NODE, broker_epoch: 1, may_join: true }],
+        isr: vec![NODE],
+        min_isr: 1,
+        flush_before_ack: config.flush_messages == 1,
+        lag_ms_max: 10_000,
+    }
 }
 
 /// What `Partition::append` does to the log, without a node.
-fn append(partition: &Partition) -> Result<Offset, highwater_log::LogError> {
+fn append(partition: &Partition) -> Result<AckWait, AppendRefused> {
     let mut builder = BatchBuilder::new(Codec::None);
     builder.push(1, None, Some(b"value"), &[]);
     let bytes = builder.build();
     let header = BatchHeader::parse(&bytes).expect("built");
     let mut inner = partition.lock_any();
-    let appended = inner.log.append(&header, &bytes, 0, 0)?;
-    if !partition.terms().flushes_before_ack() {
-        partition.high_watermark.store(appended.next_offset, Ordering::SeqCst);
-    }
-    Ok(appended.next_offset)
+    let appended = inner.replica.append_as_leader(&header, &bytes, true, 0)?;
+    partition.take_moves(&inner, &appended.moves);
+    drop(inner);
+    partition.tell(&appended.moves);
+    Ok(AckWait { ticket: appended.ticket, needs_all: true })
 }
 
 #[test]
@@ -46,9 +65,9 @@ fn a_log_start_that_the_disk_refused_follows_later() {
     partition.set_manifest(Arc::new(manifest.edited(0, &request).expect("accepted")));
     disk.inject(Fault::WriteFails(std::io::ErrorKind::Other));
     partition.raise_log_start(2).expect_err("the disk refuses");
-    assert_eq!(partition.lock_any().log.log_start(), 0);
+    assert_eq!(partition.lock_any().log().log_start(), 0);
     partition.follow_log_start().expect("the disk is back");
-    assert_eq!(partition.lock_any().log.log_start(), 2);
+    assert_eq!(partition.lock_any().log().log_start(), 2);
     assert_eq!(partition.bounds().expect("serves").log_start, 2);
 }
 
@@ -59,19 +78,19 @@ fn want(offset: Offset) -> Want {
 #[tokio::test]
 async fn a_batch_counts_once_it_is_on_the_disk() {
     let partition = open(&SimDisk::new(), "1", Manifest::new(0));
-    let end = append(&partition).expect("appended");
+    let wait = append(&partition).expect("appended");
     assert_eq!(partition.high_watermark(), 0);
     let grant = Some(Grant { bytes: 1_000, is_first: true });
-    let (look, bounds) = partition.look(&want(0), grant).expect("serves");
+    let (look, bounds) = partition.look(&want(0), grant, true).expect("serves");
     assert!(matches!(look, Look::Empty) && bounds.log_end == 1, "not readable yet: {look:?}");
     let waiter = FetchWaiter::default();
     assert!(partition.wait_for_data(&waiter));
     let acknowledged = tokio::spawn({
         let partition = partition.clone();
-        async move { partition.wait_flushed(end).await }
+        async move { partition.wait_acked(&wait).await }
     });
     let ticket = partition.draw_flush(false).expect("something to flush");
-    partition.flush_ended(ticket.run());
+    partition.flush_ended(0, ticket.run());
     waiter.notified().await;
     acknowledged.await.expect("ran").expect("durable");
     assert_eq!(partition.high_watermark(), 1);
@@ -81,22 +100,25 @@ async fn a_batch_counts_once_it_is_on_the_disk() {
 #[test]
 fn a_flush_counts_though_the_settings_changed_since_the_append() {
     let partition = open(&SimDisk::new(), "1", Manifest::new(0));
-    let end = append(&partition).expect("appended");
-    partition.set_terms(Terms::new(Arc::new(TopicConfig::default()), 0));
+    let end = append(&partition).expect("appended").ticket.end;
+    let config = Arc::new(TopicConfig::default());
+    let ticket = partition.draw_flush(false).expect("work");
+    partition.take_assignment(0, &config, &alone(1, &config));
     assert!(!partition.terms().flushes_before_ack());
-    partition.flush_ended(partition.draw_flush(false).expect("work").run());
-    assert_eq!(partition.high_watermark(), end);
+    assert_eq!(partition.high_watermark(), end, "what is appended counts now");
+    partition.flush_ended(0, ticket.run());
+    assert_eq!((partition.high_watermark(), partition.flushed_end()), (end, end));
 }
 
 #[tokio::test]
 async fn a_failed_flush_stops_the_partition_and_is_never_retried() {
     let disk = SimDisk::new();
     let partition = open(&disk, "1", Manifest::new(0));
-    let end = append(&partition).expect("appended");
+    let wait = append(&partition).expect("appended");
     disk.inject(Fault::SyncFails);
-    partition.flush_ended(partition.draw_flush(false).expect("work").run());
-    let refused = partition.wait_flushed(end).await.expect_err("not durable");
-    assert!(matches!(refused, Unavailable::Storage(_)));
+    partition.flush_ended(0, partition.draw_flush(false).expect("work").run());
+    let refused = partition.wait_acked(&wait).await.expect_err("not durable");
+    assert!(matches!(refused, AckFailure::Unavailable(Unavailable::Storage(_))), "{refused:?}");
     assert!(matches!(partition.bounds(), Err(Unavailable::Storage(_))));
     assert!(partition.draw_flush(false).is_none(), "no second try (invariant 5)");
     assert_eq!(partition.high_watermark(), 0);
@@ -109,7 +131,7 @@ fn a_torn_write_leaves_the_partition_as_it_was() {
     append(&partition).expect("appended");
     disk.inject(Fault::WriteTears { bytes: 20 });
     append(&partition).expect_err("torn");
-    assert_eq!(append(&partition).expect("goes on"), 2);
+    assert_eq!(append(&partition).expect("goes on").ticket.end, 2);
     let bounds = partition.bounds().expect("serves");
     assert_eq!((bounds.high_watermark, bounds.log_end), (2, 2));
 }
@@ -156,7 +178,7 @@ fn eviction_stays_below_what_the_manifest_lists() {
     assert_eq!(evicted.segments.len(), 2);
     let bounds = partition.bounds().expect("serves");
     assert_eq!((bounds.log_start, bounds.local_start, bounds.tiered_end), (0, 2, 2));
-    let (look, _) = partition.look(&want(1), None).expect("serves");
+    let (look, _) = partition.look(&want(1), None, false).expect("serves");
     assert!(matches!(look, Look::Tier { end: 2 }), "{look:?}");
     partition.set_manifest(Arc::new(Manifest::new(0)));
     assert_eq!(partition.manifest().tiered_end, 2, "an older manifest is ignored");
@@ -169,9 +191,9 @@ fn eviction_stays_below_what_the_manifest_lists() {
 #[tokio::test]
 async fn a_closed_partition_tells_everyone() {
     let partition = open(&SimDisk::new(), "1", Manifest::new(0));
-    let end = append(&partition).expect("appended");
+    let wait = append(&partition).expect("appended");
     partition.close(false);
-    assert_eq!(partition.wait_flushed(end).await, Err(Unavailable::Closed));
+    assert_eq!(partition.wait_acked(&wait).await, Err(Unavailable::Closed.into()));
     assert!(matches!(partition.bounds(), Err(Unavailable::Closed)));
     assert!(partition.local_shape().is_none());
 }

@@ -4,16 +4,16 @@
 //! of evicted segments go when the result is dropped. Invariants: 1, 5, 10 (eviction stays below the
 //! published end).
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use highwater_compaction::core::retention::LocalShape;
-use highwater_log::{Evicted, FlushDone, FlushError, FlushTicket, LogError, LogSettings, SealedSegment};
+use highwater_log::{Evicted, FlushDone, FlushError, FlushTicket, LogError, SealedSegment};
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 use highwater_tiering::core::manifest::Manifest;
 
 use super::{Inner, Partition, Unavailable};
+use crate::core::replica::Role;
 use crate::workers::offload::OffloadTrouble;
 use crate::workers::pace::Unpublished;
 
@@ -43,62 +43,45 @@ pub struct LocalUse {
 }
 
 impl Partition {
-    /// Waits until the log is on the disk up to `end`.
-    ///
-    /// # Errors
-    /// A flush has failed, or the partition was closed: nothing is known of the batch's durability.
-    pub async fn wait_flushed(&self, end: Offset) -> Result<(), Unavailable> {
-        let mut flushed = self.flushed.subscribe();
-        let state = flushed.wait_for(|f| f.end >= end || f.failed.is_some()).await;
-        let Ok(state) = state else {
-            return Err(Unavailable::Closed);
-        };
-        match &state.failed {
-            Some(unavailable) if state.end < end => Err(unavailable.clone()),
-            _ => Ok(()),
-        }
-    }
-
     /// The work of a flush: of all that was appended, or of sealed segments alone.
     pub(crate) fn draw_flush(&self, sealed_only: bool) -> Option<FlushTicket> {
         let mut inner = self.lock().ok()?;
-        let ticket = if sealed_only { inner.log.flush_sealed_ticket() } else { inner.log.flush_ticket() };
+        let log = inner.log();
+        let ticket = if sealed_only { log.flush_sealed_ticket() } else { log.flush_ticket() };
         if !sealed_only {
             inner.unflushed_records = 0;
         }
-        (!ticket.is_empty() || ticket.end() > inner.log.flushed_end()).then_some(ticket)
+        (!ticket.is_empty() || ticket.end() > inner.log().flushed_end()).then_some(ticket)
     }
 
     /// The outcome of a flush: moves the flushed end and what hangs on it, or stops the partition (invariant
     /// 5).
-    pub(crate) fn flush_ended(&self, outcome: Result<FlushDone, FlushError>) {
+    pub(crate) fn flush_ended(&self, now_ms: i64, outcome: Result<FlushDone, FlushError>) {
         let mut inner = self.lock_any();
         let done = match outcome {
             Ok(done) => done,
             Err(e) => {
                 let (topic, partition) = (&self.topic, self.tp.partition);
                 tracing::error!(%topic, partition, "fdatasync failed, the partition stops until restart: {e}");
-                inner.log.poison("an fsync failed");
+                inner.log_mut().poison("an fsync failed");
                 self.fail(&mut inner, &e);
                 return;
             }
         };
-        inner.log.flushed(done);
-        let end = inner.log.flushed_end();
-        // Whatever the settings are by now: a batch may have been appended under those that wait for this.
-        let moved = end > self.high_watermark();
-        if moved {
-            self.high_watermark.store(end, Ordering::SeqCst);
-        }
+        let before = inner.log().flushed_end();
+        let moves = inner.replica.flushed(now_ms, done);
+        self.take_moves(&inner, &moves);
         self.check_bounds(&mut inner);
+        let is_further = inner.log().flushed_end() > before;
+        let follows = inner.replica.role() != Role::Leader;
         drop(inner);
-        self.flushed.send_if_modified(|flushed| {
-            let is_news = end > flushed.end;
-            flushed.end = flushed.end.max(end);
-            is_news
-        });
-        if moved {
-            self.waiters.wake();
+        self.tell(&moves);
+        if is_further {
+            self.told();
+            if follows {
+                // The leader waits to hear of it.
+                self.listeners.tell(self.tp);
+            }
         }
     }
 
@@ -112,25 +95,13 @@ impl Partition {
         inner.unflushed_records > 0 && now_ms.saturating_sub(inner.unflushed_since_ms) >= flush_ms
     }
 
-    /// Lets all that is appended count, after a topic has stopped to flush before each acknowledgement.
-    pub(crate) fn settings_changed(&self, settings: LogSettings) {
-        let mut inner = self.lock_any();
-        inner.log.set_settings(settings);
-        let end = inner.log.log_end();
-        if !self.terms().flushes_before_ack() && end > self.high_watermark() {
-            self.high_watermark.store(end, Ordering::SeqCst);
-        }
-        drop(inner);
-        self.waiters.wake();
-    }
-
     /// Seals the active segment if its time has come; true if it did.
     ///
     /// # Errors
     /// Of the disk; the log is as before.
     pub(crate) fn roll_if_due(&self, now_ms: i64) -> Result<bool, LogError> {
         match self.lock() {
-            Ok(mut inner) => inner.log.roll_if_due(now_ms),
+            Ok(mut inner) => inner.log_mut().roll_if_due(now_ms),
             Err(_) => Ok(false),
         }
     }
@@ -143,8 +114,8 @@ impl Partition {
         let Ok(mut inner) = self.lock() else {
             return Err(LogError::Poisoned("the partition does not serve"));
         };
-        inner.log.roll(now_ms)?;
-        Ok(inner.log.active_start())
+        inner.log_mut().roll(now_ms)?;
+        Ok(inner.log().active_start())
     }
 
     /// The oldest sealed segment that the tier does not have, if sealing may go on.
@@ -152,16 +123,16 @@ impl Partition {
     /// # Errors
     /// The segment cannot be mapped.
     pub(crate) fn seal_task(&self) -> Result<Option<SealTask>, LogError> {
-        let leader_epoch = self.terms().leader_epoch;
         let Ok(inner) = self.lock() else {
             return Ok(None);
         };
+        let leader_epoch = inner.replica.leader_epoch();
         let Some(segment) = next_to_seal(&inner, self.high_watermark()) else {
             return Ok(None);
         };
-        let bytes = inner.log.map_sealed(segment.start)?;
-        let producer_snapshot = inner.log.producer_snapshot_at_seal(segment.start).unwrap_or_default();
-        let epochs = inner.log.epochs().iter().filter(|e| e.start_offset < segment.end).copied().collect();
+        let bytes = inner.log().map_sealed(segment.start)?;
+        let producer_snapshot = inner.log().producer_snapshot_at_seal(segment.start).unwrap_or_default();
+        let epochs = inner.log().epochs().iter().filter(|e| e.start_offset < segment.end).copied().collect();
         assert!(segment.end > inner.manifest.tiered_end, "a segment to seal has something new");
         Ok(Some(SealTask { segment, leader_epoch, epochs, producer_snapshot, bytes }))
     }
@@ -216,9 +187,10 @@ impl Partition {
     pub(crate) fn local_shape(&self) -> Option<LocalShape> {
         let inner = self.lock().ok()?;
         Some(LocalShape {
-            segments: inner.log.sealed().to_vec(),
-            active_bytes: inner.log.local_bytes() - inner.log.sealed().iter().map(|s| s.bytes).sum::<u64>(),
-            active_max_timestamp: inner.log.active_max_timestamp(),
+            segments: inner.log().sealed().to_vec(),
+            active_bytes: inner.log().local_bytes()
+                - inner.log().sealed().iter().map(|s| s.bytes).sum::<u64>(),
+            active_max_timestamp: inner.log().active_max_timestamp(),
             bounds: self.bounds_of(&inner),
         })
     }
@@ -234,7 +206,7 @@ impl Partition {
         };
         // Invariant 10: never above what the committed manifest lists, or what retention has given up.
         let allowed = inner.manifest.tiered_end.min(self.high_watermark());
-        let evicted = inner.log.evict_below(offset.min(allowed))?;
+        let evicted = inner.log_mut().evict_below(offset.min(allowed))?;
         self.check_bounds(&mut inner);
         Ok((!evicted.segments.is_empty()).then_some(evicted))
     }
@@ -247,7 +219,7 @@ impl Partition {
         let Ok(mut inner) = self.lock() else {
             return Ok(());
         };
-        inner.log.raise_log_start(offset)?;
+        inner.log_mut().raise_log_start(offset)?;
         self.check_bounds(&mut inner);
         Ok(())
     }
@@ -262,8 +234,8 @@ impl Partition {
             return Ok(());
         };
         let log_start = self.bounds_of(&inner).log_start;
-        if inner.log.log_start() < log_start {
-            inner.log.raise_log_start(log_start)?;
+        if inner.log().log_start() < log_start {
+            inner.log_mut().raise_log_start(log_start)?;
             self.check_bounds(&mut inner);
         }
         Ok(())
@@ -275,10 +247,10 @@ impl Partition {
             return Unpublished::default();
         }
         let inner = self.lock_any();
-        if inner.seal_alarm.is_some() || inner.unavailable.is_some() {
+        if inner.seal_alarm.is_some() || inner.unavailable.is_some() || inner.replica.role() != Role::Leader {
             return Unpublished::default();
         }
-        let sealed = inner.log.sealed();
+        let sealed = inner.log().sealed();
         let waiting = &sealed[sealed.partition_point(|s| s.end <= inner.manifest.tiered_end)..];
         Unpublished {
             bytes: waiting.iter().map(|s| s.bytes).sum(),
@@ -290,7 +262,7 @@ impl Partition {
     pub fn local_use(&self) -> LocalUse {
         let inner = self.lock_any();
         let tiered_end = inner.manifest.tiered_end;
-        let waiting = inner.log.sealed().iter().filter(|s| s.end > tiered_end);
+        let waiting = inner.log().sealed().iter().filter(|s| s.end > tiered_end);
         let (mut backlog_segments, mut backlog_bytes, mut oldest_backlog_ms) = (0, 0, None);
         for segment in waiting {
             backlog_segments += 1;
@@ -299,7 +271,7 @@ impl Partition {
         }
         LocalUse {
             bounds: self.bounds_of(&inner),
-            bytes: inner.log.local_bytes(),
+            bytes: inner.log().local_bytes(),
             backlog_segments,
             backlog_bytes,
             oldest_backlog_ms,
@@ -315,7 +287,7 @@ impl Partition {
         self.end_service(&mut inner, Unavailable::Closed);
         if clean
             && was_serving
-            && let Err(e) = inner.log.close()
+            && let Err(e) = inner.log_mut().close()
         {
             let (topic, partition) = (&self.topic, self.tp.partition);
             tracing::warn!(%topic, partition, "not closed cleanly, the next start recovers: {e}");
@@ -323,12 +295,13 @@ impl Partition {
     }
 }
 
-/// The first sealed segment past the tier, committed as a whole, unless sealing has stopped.
+/// The first sealed segment past the tier, committed as a whole, unless sealing has stopped. Only a leader
+/// writes to the tier.
 fn next_to_seal(inner: &Inner, high_watermark: Offset) -> Option<SealedSegment> {
-    if inner.seal_alarm.is_some() {
+    if inner.seal_alarm.is_some() || inner.replica.role() != Role::Leader {
         return None;
     }
-    let sealed = inner.log.sealed();
+    let sealed = inner.log().sealed();
     let at = sealed.partition_point(|s| s.end <= inner.manifest.tiered_end);
     sealed.get(at).filter(|s| s.end <= high_watermark).cloned()
 }

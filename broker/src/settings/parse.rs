@@ -1,10 +1,11 @@
 //! One parser per kind of setting. Each takes the text and answers the value or the reason why not, in words
 //! that tell what would be valid. Pure: no environment, disk or network.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use highwater_model::limits;
+use highwater_model::{NodeId, limits};
 
 /// A host name or address with a port, not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +47,6 @@ pub enum LogFormat {
 
 pub fn text(value: &str) -> Result<String, String> {
     if value.is_empty() { Err("it must not be empty".to_owned()) } else { Ok(value.to_owned()) }
-}
-
-pub fn optional_text(value: &str) -> Result<Option<String>, String> {
-    Ok(if value.is_empty() { None } else { Some(value.to_owned()) })
 }
 
 pub fn path(value: &str) -> Result<PathBuf, String> {
@@ -109,6 +106,44 @@ pub fn address(value: &str) -> Result<Address, String> {
 
 pub fn optional_address(value: &str) -> Result<Option<Address>, String> {
     if value.is_empty() { Ok(None) } else { address(value).map(Some) }
+}
+
+/// The coordinators as `ID=HOST:PORT,...`: one, three or five, each id and each address once; or none.
+pub fn coordinators(value: &str) -> Result<BTreeMap<NodeId, Address>, String> {
+    let mut list = BTreeMap::new();
+    for entry in value.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (id, at) = entry.split_once('=').ok_or_else(|| format!("{entry:?} is not ID=HOST:PORT"))?;
+        let id = node_id(id).map_err(|reason| format!("{entry:?}: {reason}"))?;
+        let at = address(at).map_err(|reason| format!("{entry:?}: {reason}"))?;
+        if at.port == 0 || at.is_every_interface() {
+            return Err(format!("{entry:?}: peers need an address that they can connect to"));
+        }
+        if list.values().any(|other| *other == at) {
+            return Err(format!("{at} is listed twice"));
+        }
+        if list.insert(id, at).is_some() {
+            return Err(format!("node {id} is listed twice"));
+        }
+    }
+    match list.len() {
+        0 | 1 | 3 | 5 => Ok(list),
+        n => Err(format!("{n} coordinators; a group has 1, 3 or 5, so that more than half can be counted")),
+    }
+}
+
+pub fn rack(value: &str) -> Result<Option<String>, String> {
+    match value.len() {
+        0 => Ok(None),
+        1..=limits::HOST_BYTES_MAX => Ok(Some(value.to_owned())),
+        _ => Err(format!("at most {} bytes", limits::HOST_BYTES_MAX)),
+    }
+}
+
+pub fn replication_factor(value: &str) -> Result<i16, String> {
+    match value.parse::<i16>() {
+        Ok(n) if n >= 1 => Ok(n),
+        _ => Err("a number from 1 to 32767 is needed".to_owned()),
+    }
 }
 
 pub fn optional_object_store(value: &str) -> Result<Option<String>, String> {

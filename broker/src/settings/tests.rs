@@ -71,13 +71,26 @@ fn unknown_and_odd_keys_of_the_file_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_not_served_yet_is_refused_with_the_way_out() {
-    assert!(message(&[("roles", "broker")]).contains("both roles"));
+fn roles_and_coordinators_must_agree_and_say_how() {
+    assert!(message(&[("roles", "broker")]).contains("set coordinators"));
     assert!(message(&[("roles", "cook")]).contains("\"cook\" is no role"));
-    assert!(message(&[("coordinators", "1=a:1,2=b:1")]).contains("several nodes"));
-    assert!(message(&[("coordinators", "2=a:1")]).contains("1=HOST:PORT"));
+    assert!(message(&[("coordinators", "1=a:1,2=b:1")]).contains("1, 3 or 5"));
+    assert!(message(&[("coordinators", "1=a:1,2=a:1,3=c:1")]).contains("a:1 is listed twice"));
+    assert!(message(&[("coordinators", "1=a:1,1=b:1,3=c:1")]).contains("node 1 is listed twice"));
+    assert!(message(&[("coordinators", "1=a:0")]).contains("connect"));
+    assert!(message(&[("coordinators", "a:1")]).contains("ID=HOST:PORT"));
+    assert!(message(&[("coordinators", "2=a:1")]).contains("names the nodes 2"));
     with(&[("coordinators", "1=127.0.0.1:9093")]).expect("itself");
-    with(&[("node_id", "7"), ("coordinators", "7=127.0.0.1:9093")]).expect("itself");
+    let three = "7=a:1,8=b:1,9=c:1";
+    with(&[("node_id", "7"), ("coordinators", three)]).expect("one of three");
+    with(&[("node_id", "1"), ("coordinators", three), ("roles", "broker")]).expect("a broker alone");
+    assert!(
+        message(&[("node_id", "7"), ("coordinators", three), ("roles", "broker")]).contains("no such role")
+    );
+    let everywhere = [("node_id", "1"), ("coordinators", three), ("roles", "broker"), ("grpc", "0.0.0.0:9")];
+    assert!(message(&everywhere).contains("set advertise-grpc"));
+    assert!(message(&[("advertise_grpc", "0.0.0.0:9")]).contains("host name"));
+    assert!(message(&[("default_replication_factor", "0")]).contains("1 to 32767"));
 }
 
 #[test]

@@ -116,10 +116,9 @@ fn run(node: &Weak<Node>, lane: &Lane, sealed_only: bool) {
             let Some(ticket) = partition.draw_flush(sealed_only) else { continue };
             let started = Instant::now();
             let outcome = ticket.run();
-            if let Some(node) = node.upgrade() {
-                node.metrics.fsync_seconds.observe(started.elapsed().as_secs_f64());
-            }
-            partition.flush_ended(outcome);
+            let Some(node) = node.upgrade() else { return };
+            node.metrics.fsync_seconds.observe(started.elapsed().as_secs_f64());
+            partition.flush_ended(node.now_ms(), outcome);
         }
     }
 }

@@ -211,7 +211,7 @@ fn put_aside(node: &Node, partition: &Partition, reason: &str) {
 }
 
 /// Takes over what the coordinator knows by now.
-pub(super) fn refresh_manifest(node: &Node, partition: &Partition) {
+pub(crate) fn refresh_manifest(node: &Node, partition: &Partition) {
     use highwater_tiering::port::ManifestPort;
     if let Some(manifest) = node.coordinator.cached(partition.tp) {
         partition.set_manifest(manifest);
@@ -244,7 +244,7 @@ pub enum OffloadNowError {
 }
 
 impl Node {
-    /// Seals what the topic has now and returns once the manifest lists all of it.
+    /// Seals what the topic has now, as far as this node leads it, and returns once the manifest lists it.
     ///
     /// # Errors
     /// The topic is unknown or has no tier; a partition's sealing has stopped; `timeout` has passed, with the
@@ -262,7 +262,7 @@ impl Node {
         let _hurry = self.pacer.hurry();
         let deadline = tokio::time::Instant::now() + timeout;
         let mut ends = Vec::new();
-        for partition in found.partitions() {
+        for partition in found.partitions().filter(|partition| partition.terms().is_leader) {
             let end = partition.roll_now(self.now_ms()).map_err(|e| refused(partition, e.to_string()))?;
             self.flush.push(partition);
             partition.set_offload_trouble(OffloadTrouble::default());
@@ -314,6 +314,11 @@ impl Node {
         let found = view.by_name(topic).ok_or_else(|| OffloadNowError::UnknownTopic(topic.to_owned()))?;
         let mut freed = 0;
         for partition in found.partitions() {
+            let is_all_tiered = partition.bounds().is_ok_and(|b| b.tiered_end >= b.log_end);
+            // A leader's segments were sealed to be uploaded; a follower's end elsewhere.
+            if is_all_tiered && let Err(e) = partition.roll_now(self.now_ms()) {
+                tracing::warn!(topic, partition = partition.tp.partition, "cannot roll: {e}");
+            }
             freed += super::retention::evict(self, partition, true).await;
         }
         Ok(freed)

@@ -32,9 +32,12 @@ pub(super) async fn run(node: Arc<Node>) {
     }
 }
 
-/// Raises the log start as far as the topic's retention says.
+/// Raises the log start as far as the topic's retention says; its leader alone decides.
 async fn retain(node: &Arc<Node>, partition: &Arc<Partition>) -> Result<(), String> {
     partition.follow_log_start().map_err(|e| e.to_string())?;
+    if !partition.terms().is_leader {
+        return Ok(());
+    }
     let limits = Limits::of(&partition.terms().config);
     let manifest = partition.manifest();
     let Some(shape) = partition.local_shape() else { return Ok(()) };

@@ -31,6 +31,7 @@ pub(super) async fn run(node: Arc<Node>) {
             if partition.is_flush_due(now_ms) {
                 node.flush.push(partition);
             }
+            partition.tick_replica(&node, now_ms);
             unpublished.add(partition.unpublished());
         }
         node.pacer.counted(unpublished);

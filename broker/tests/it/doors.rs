@@ -8,7 +8,9 @@ use highwater_broker::client::produce::{Acks, Producer};
 use highwater_broker::client::{Client, ClientError};
 use highwater_broker::grpc::proto::admin_client::AdminClient;
 use highwater_broker::grpc::proto::{TierDescribeRequest, TierOffloadRequest, TierStatusRequest};
+use highwater_broker::slot::Slot;
 use highwater_broker::{grpc, http};
+use highwater_coordinator::ControlDoor;
 use highwater_model::limits::GRPC_CONNECTIONS_MAX;
 use highwater_wire::{BatchBuilder, Codec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +31,12 @@ async fn grpc_tells_and_moves_what_is_in_the_tier() {
     harness.create_topic("t", 2, &[]).await;
     harness.create_topic("untiered", 1, &[("remote.storage.enable", "false")]).await;
     let (door, address) = listener().await;
-    let serving = tokio::spawn(grpc::serve(harness.node.clone(), door, harness.node.stopping()));
+    let serving = tokio::spawn(grpc::serve(
+        Slot::of(harness.node.clone()),
+        ControlDoor::default(),
+        door,
+        harness.node.stopping(),
+    ));
     let mut kafka = harness.client().await;
     kafka.put("t", 0, batch(&[b"a", b"b", b"c"])).await;
     let mut admin = AdminClient::connect(format!("http://{address}")).await.expect("connected");
@@ -37,7 +44,8 @@ async fn grpc_tells_and_moves_what_is_in_the_tier() {
     let first = &before.get_ref().partitions[0];
     assert_eq!((first.tiered_end, first.high_watermark, first.local.len()), (0, 3, 1));
     assert!(first.local[0].reason.contains("active segment"), "{:?}", first.local);
-    let request = TierOffloadRequest { topic: "t".into(), evict: true, deadline_ms: 20_000 };
+    let request =
+        TierOffloadRequest { topic: "t".into(), evict: true, deadline_ms: 20_000, local_only: false };
     let offloaded = admin.tier_offload(request).await.expect("offloaded").into_inner();
     let first = &offloaded.partitions[0];
     assert_eq!((first.tiered_end, first.local_start, first.log_end, first.objects), (3, 3, 3, 1));
@@ -48,7 +56,8 @@ async fn grpc_tells_and_moves_what_is_in_the_tier() {
     assert_eq!(status.cluster_id, harness.node.coordinator.cluster_id());
     assert_eq!(kafka.fetch_values("t", 0, 0).await.len(), 3, "read back from the tier");
     for (topic, code) in [("missing", Code::NotFound), ("untiered", Code::FailedPrecondition)] {
-        let request = TierOffloadRequest { topic: topic.into(), evict: false, deadline_ms: 0 };
+        let request =
+            TierOffloadRequest { topic: topic.into(), evict: false, deadline_ms: 0, local_only: false };
         assert_eq!(admin.tier_offload(request).await.expect_err("refused").code(), code, "{topic}");
     }
     let missing = admin.tier_describe(TierDescribeRequest { topic: "missing".into() }).await;
@@ -62,7 +71,12 @@ async fn grpc_tells_and_moves_what_is_in_the_tier() {
 async fn grpc_refuses_more_connections_than_its_bound_and_says_so() {
     let harness = Harness::start().await;
     let (door, address) = listener().await;
-    let serving = tokio::spawn(grpc::serve(harness.node.clone(), door, harness.node.stopping()));
+    let serving = tokio::spawn(grpc::serve(
+        Slot::of(harness.node.clone()),
+        ControlDoor::default(),
+        door,
+        harness.node.stopping(),
+    ));
     let admin = || AdminClient::connect(format!("http://{address}"));
     let mut early = admin().await.expect("connected");
     early.tier_status(TierStatusRequest {}).await.expect("served");
@@ -113,7 +127,7 @@ async fn http_shows_health_readiness_and_metrics() {
     let harness = Harness::start().await;
     harness.create_topic("t", 1, &[]).await;
     let (door, address) = listener().await;
-    let serving = tokio::spawn(http::serve(harness.node.clone(), door, harness.node.stopping()));
+    let serving = tokio::spawn(http::serve(Slot::of(harness.node.clone()), door, harness.node.stopping()));
     let mut kafka = harness.client().await;
     kafka.put("t", 0, batch(&[b"a"])).await;
     assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
@@ -252,7 +266,7 @@ async fn the_own_client_is_not_hurt_by_who_answers_it() {
     }
     let harness = Harness::start().await;
     let (door, address) = listener().await;
-    let serving = tokio::spawn(http::serve(harness.node.clone(), door, harness.node.stopping()));
+    let serving = tokio::spawn(http::serve(Slot::of(harness.node.clone()), door, harness.node.stopping()));
     let mut client = Client::new(&address.to_string(), Duration::from_secs(10)).expect("address");
     let error = client.any().await.err().expect("not Kafka").to_string();
     assert!(error.contains("it speaks HTTP") && !error.contains('\n'), "{error}");

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use highwater_broker::partition::Terms;
+use highwater_coordinator::core::BrokerRegistration;
 use highwater_model::limits::RETIRED_GRACE_MS;
 
 use crate::it::harness::*;
@@ -347,12 +347,19 @@ async fn the_newest_record_is_found_when_the_log_start_has_cut_the_one_that_set_
 async fn a_partition_whose_edits_stay_stale_pauses_and_goes_on_once_they_are_not() {
     let harness = Harness::start().await;
     harness.create_topic("t", 1, SMALL_SEGMENTS).await;
-    let harness = harness.stop().await.start().await;
     let partition = harness.node.partitions.view().partitions().next().expect("one").clone();
-    let terms = partition.terms();
-    assert!(terms.leader_epoch > 0, "it grows with every start");
     // As a leader that has not heard of its successor: the control plane refuses what it publishes.
-    partition.set_terms(Terms::new(terms.config.clone(), 0));
+    let held = harness.node.partitions.hold().await;
+    let broker = harness.node.coordinator.state().brokers.values().next().expect("one").clone();
+    let successor = BrokerRegistration {
+        node_id: broker.node_id,
+        incarnation: uuid::Uuid::new_v4(),
+        host: broker.host,
+        port: broker.port,
+        rack: None,
+        ..BrokerRegistration::default()
+    };
+    harness.node.coordinator.register_broker(successor).await.expect("registered");
     let mut client = harness.client().await;
     let expected = fill(&mut client, "t", 0, 70).await;
     let failures = || harness.node.metrics.offload_failures.get();
@@ -364,7 +371,8 @@ async fn a_partition_whose_edits_stay_stale_pauses_and_goes_on_once_they_are_not
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(failures() - before <= 4, "{} attempts in a second", failures() - before);
     assert_eq!(partition.manifest().tiered_end, 0);
-    partition.set_terms(Terms::new(terms.config.clone(), terms.leader_epoch));
+    drop(held);
+    harness.node.follow_topics().await.expect("followed");
     harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
     assert_eq!(partition.offload_trouble_reason(), None);
     harness.node.evict_now("t").await.expect("evicted");

@@ -37,8 +37,8 @@ impl ClusterState {
         let brokers = Brokers::of(self);
         let mut draft = Draft::new(&topic.config, alter.tp, partition);
         draft.set_isr(&isr);
-        // Even if the set is the same: a leader asks for that to be sure that what it asked before, without an
-        // answer, will not be carried out any more.
+        // Even if the set is the same: a leader asks for that to be sure that what it asked before, without
+        // an answer, will not be carried out any more.
         draft.touch();
         let change = draft.finish(&brokers).expect("touched");
         assert_eq!(change.next.leader, Some(alter.node_id), "the leader is in its own in-sync set");

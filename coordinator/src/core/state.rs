@@ -104,8 +104,8 @@ pub struct Partition {
     /// in-sync set is below `min.insync.replicas`. Disjoint from `isr`, in the order of `replicas`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elr: Vec<NodeId>,
-    /// Who led before nobody did. Leads again, even after an unclean stop, where `isr` and `elr` are empty; in
-    /// a Raft group, the only one that the term of now may be reported by.
+    /// Who led before nobody did. Leads again, even after an unclean stop, where `isr` and `elr` are empty;
+    /// in a Raft group, the only one that the term of now may be reported by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_known_leader: Option<NodeId>,
     /// Replicas that a reassignment (KIP-455) adds; part of `replicas`.

@@ -49,7 +49,8 @@ impl CoordinationDoor {
     }
 
     fn member(&self) -> Result<&Member, Status> {
-        let member = self.member.get().ok_or_else(|| Status::unavailable("no coordinator runs here (yet)"))?;
+        let member =
+            self.member.get().ok_or_else(|| Status::unavailable("no coordinator runs here (yet)"))?;
         // One that has stopped has no opinion any more, and above all votes for nobody.
         match member.raft.metrics().borrow().state {
             openraft::ServerState::Shutdown => Err(Status::unavailable("the coordinator has stopped")),

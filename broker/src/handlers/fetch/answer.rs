@@ -1,5 +1,6 @@
 //! The answer to a fetch: what the session must tell, grouped by topic, with records as chunks.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -7,14 +8,17 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use highwater_log::LogSlice;
 use highwater_model::limits::FETCH_COPY_BYTES_MAX;
-use highwater_wire::fetch_response::{self, Chunk, FetchResponse, FetchedPartition, FetchedTopic};
+use highwater_wire::fetch_response::{
+    self, Chunk, FetchResponse, FetchedPartition, FetchedTopic, LeaderIdAndEpoch, NodeEndpoint,
+};
 use highwater_wire::kafka::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::collect::{Collected, Finding};
-use super::{Fetch, with_sessions};
-use crate::core::fetch_session::{Seen, TopicKey};
+use super::{ENDPOINTS_SINCE, Fetch, LEADERS_SINCE, with_sessions};
+use crate::core::fetch_session::{PartitionKey, Seen, TopicKey};
 use crate::handlers::errors;
+use crate::handlers::topics::{current_leader, names_another_leader};
 use crate::net::reply::{CloseReason, Reply};
 use crate::partition::LocalRead;
 
@@ -40,20 +44,53 @@ impl Fetch {
         let mut topics: Vec<FetchedTopic> = Vec::new();
         let mut last: Option<&TopicKey> = None;
         let mut fetched_bytes = 0;
+        let mut endpoints = BTreeMap::new();
         let found = self.context.targets.iter().zip(collected.findings).zip(told);
         for (((key, _), finding), _) in found.filter(|(_, told)| *told) {
             if last != Some(&key.topic) {
                 topics.push(topic_of(&key.topic));
                 last = Some(&key.topic);
             }
-            let partition = self.partition_of(key.partition, finding);
+            let mut partition = self.partition_of(key.partition, finding);
+            self.name_leader(key, &mut partition, &mut endpoints);
             fetched_bytes += partition.records_bytes();
             topics.last_mut().expect("pushed above").partitions.push(partition);
         }
         self.node.metrics.fetched_bytes.inc_by(fetched_bytes as u64);
-        let response =
-            FetchResponse { session_id: self.context.session_id, topics, ..FetchResponse::default() };
+        let node_endpoints = endpoints.into_values().collect();
+        let session_id = self.context.session_id;
+        let response = FetchResponse { session_id, topics, node_endpoints, ..FetchResponse::default() };
         encode(response, self.version, self.correlation_id)
+    }
+
+    /// Tells a client that asked the wrong node who leads, and where that is (KIP-951).
+    fn name_leader(
+        &self,
+        key: &PartitionKey,
+        partition: &mut FetchedPartition,
+        endpoints: &mut BTreeMap<i32, NodeEndpoint>,
+    ) {
+        if self.version < LEADERS_SINCE || !names_another_leader(partition.error_code) {
+            return;
+        }
+        let view = self.node.partitions.view();
+        let topic = match &key.topic {
+            TopicKey::Name(name) => view.by_name(name).map(|topic| topic.id),
+            TopicKey::Id(id) => Some(*id),
+        };
+        let Some(leader) = topic.and_then(|topic| current_leader(&self.node, topic, key.partition)) else {
+            return;
+        };
+        partition.current_leader =
+            Some(LeaderIdAndEpoch { leader_id: leader.node_id, leader_epoch: leader.epoch });
+        if self.version >= ENDPOINTS_SINCE {
+            endpoints.entry(leader.node_id).or_insert_with(|| NodeEndpoint {
+                node_id: leader.node_id,
+                host: StrBytes::from_string(leader.host),
+                port: leader.port,
+                rack: leader.rack.map(StrBytes::from_string),
+            });
+        }
     }
 
     fn partition_of(&self, index: i32, finding: Finding) -> FetchedPartition {
@@ -72,7 +109,7 @@ impl Fetch {
             last_stable_offset: bounds.last_stable,
             log_start_offset: bounds.log_start,
             aborted_transactions: self.read_committed.then(Vec::new),
-            preferred_read_replica: -1,
+            preferred_read_replica: finding.preferred.unwrap_or(-1),
             records,
             diverging_epoch: finding.diverging,
             current_leader: None,
@@ -83,7 +120,7 @@ impl Fetch {
 fn seen_of(finding: &Finding) -> Seen {
     Seen {
         has_records: finding.local.bytes > 0 || !finding.rebuilt.is_empty(),
-        is_remarkable: finding.diverging.is_some(),
+        is_remarkable: finding.diverging.is_some() || finding.preferred.is_some(),
         has_error: finding.code != errors::NONE,
         high_watermark: finding.bounds.map_or(-1, |b| b.high_watermark),
         log_start: finding.bounds.map_or(-1, |b| b.log_start),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use highwater_model::OffsetBounds;
 use highwater_model::limits::TIER_PARTITIONS_PER_FETCH_MAX;
+use highwater_model::{NodeId, OffsetBounds};
 use highwater_wire::fetch_response::{Chunk, EpochEnd};
 
-use super::Fetch;
+use super::{FOLLOWERS_SINCE, Fetch};
 use crate::core::fetch_plan::FetchBudget;
 use crate::core::fetch_session::{FetchContext, TopicKey, Want};
 use crate::handlers::errors;
@@ -26,6 +26,8 @@ pub(super) struct Finding {
     /// From the tier; comes before what is local.
     pub rebuilt: Vec<Chunk>,
     pub local: LocalRead,
+    /// A replica nearer to the client, which it had better ask (KIP-392).
+    pub preferred: Option<i32>,
 }
 
 impl Finding {
@@ -75,7 +77,8 @@ impl Fetch {
                 Err(code) => Finding::error(*code),
                 Ok(partition) => self.look_at(at, partition, want, &mut budget, &mut collected),
             };
-            collected.is_urgent |= finding.code != errors::NONE || finding.diverging.is_some();
+            collected.is_urgent |=
+                finding.code != errors::NONE || finding.diverging.is_some() || finding.preferred.is_some();
             collected.findings.push(finding);
         }
         collected
@@ -89,12 +92,21 @@ impl Fetch {
         budget: &mut FetchBudget,
         collected: &mut Collected,
     ) -> Finding {
+        if let Some(preferred) = self.nearer_replica(partition, want) {
+            let bounds = partition.bounds().ok();
+            return Finding { bounds, preferred: Some(preferred), ..Finding::default() };
+        }
         let grant = budget.grant(want.bytes_max);
-        let (look, bounds) = match partition.look(want, grant) {
+        let needs_leader = self.version < FOLLOWERS_SINCE;
+        let (look, bounds) = match partition.look(want, grant, needs_leader) {
             Ok(found) => found,
             Err(refusal) => return Finding::error(self.refused(partition, &refusal)),
         };
         let mut finding = Finding { bounds: Some(bounds), ..Finding::default() };
+        if let Look::Damaged(damage) = &look {
+            self.node.metrics.local_damage.inc();
+            self.refused(partition, damage);
+        }
         match look {
             Look::Empty => {}
             Look::Local(local) => {
@@ -105,7 +117,7 @@ impl Fetch {
                 collected.bytes += local.bytes.max(granted);
                 finding.local = local;
             }
-            Look::Tier { .. } => {
+            Look::Tier { .. } | Look::Damaged(_) => {
                 if let Some(grant) = grant.filter(|_| collected.tier.len() < TIER_PARTITIONS_PER_FETCH_MAX) {
                     budget.spend(grant.bytes.max(1));
                     collected.tier.push(TierWant {
@@ -115,12 +127,37 @@ impl Fetch {
                     });
                 }
             }
+            Look::NotLeader => return Finding::error(errors::NOT_LEADER_OR_FOLLOWER),
             Look::OutOfRange => return Finding::error(errors::OFFSET_OUT_OF_RANGE),
             Look::Fenced => return Finding::error(errors::FENCED_LEADER_EPOCH),
             Look::UnknownEpoch => return Finding::error(errors::UNKNOWN_LEADER_EPOCH),
             Look::Diverging { epoch, end_offset } => finding.diverging = Some(EpochEnd { epoch, end_offset }),
         }
         finding
+    }
+
+    /// The replica in the client's rack that it had better ask, where the leader is in another one (KIP-392):
+    /// in sync, alive, and with the offset; of several the one that has most.
+    fn nearer_replica(&self, partition: &Partition, want: &Want) -> Option<i32> {
+        let terms = partition.terms();
+        if self.rack.is_empty() || !terms.is_leader {
+            return None;
+        }
+        let near: Vec<NodeId> = self.node.coordinator.with_state(|state| {
+            let in_rack = |node: &NodeId| {
+                let broker = state.brokers.get(node);
+                broker.is_some_and(|b| !b.is_fenced && b.rack.as_deref() == Some(self.rack.as_ref()))
+            };
+            let record = state.partition(partition.tp);
+            record.map(|r| r.isr.iter().copied().filter(in_rack).collect()).unwrap_or_default()
+        });
+        if near.is_empty() || near.contains(&self.node.settings.node_id) {
+            return None;
+        }
+        let ends = partition.follower_ends();
+        let has_it = ends.into_iter().filter(|(node, end)| near.contains(node) && *end >= want.fetch_offset);
+        let (node, _) = has_it.max_by_key(|(node, end)| (*end, std::cmp::Reverse(*node)))?;
+        i32::try_from(node).ok()
     }
 
     /// The code for a refused read; what an operator must see is logged.

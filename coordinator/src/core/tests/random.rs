@@ -43,7 +43,8 @@ fn command() -> impl Strategy<Value = String> {
         1 => (1..5u32).prop_map(|node| format!("remove {node}")),
         12 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("isr {name} {p} {nodes}")),
         1 => (name.clone(), 0..3i32, nodes(), 1..5u32, 0..4i32, 0..4i32).prop_map(
-            |(name, p, nodes, by, l, e)| format!("isr {name} {p} {nodes} by={by} leader-epoch={l} epoch={e}")),
+            |(name, p, nodes, by, l, e)|
+                format!("isr {name} {p} {nodes} by={by} leader-epoch={l} epoch={e}")),
         2 => (name.clone(), 0..3i32, prop::sample::select(vec!["preferred", "unclean"]))
             .prop_map(|(name, p, kind)| format!("elect {name} {p} {kind}")),
         4 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("reassign {name} {p} {nodes}")),

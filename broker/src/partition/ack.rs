@@ -1,0 +1,77 @@
+//! Acknowledgements that wait: for every replica in sync, or for the leader's own disk.
+
+use highwater_model::Offset;
+
+use super::{Partition, Unavailable};
+use crate::core::replica::{AckState, AckTicket};
+
+/// A batch whose producer waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AckWait {
+    pub ticket: AckTicket,
+    /// acks=all: until it is committed. Otherwise until it is on the leader's disk (`flush.messages=1`).
+    pub needs_all: bool,
+}
+
+/// Why an acknowledgement will not come. Whether the batch lasts is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AckFailure {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// NOT_LEADER_OR_FOLLOWER.
+    #[error("another leader has taken over")]
+    NotLeader,
+    /// NOT_ENOUGH_REPLICAS_AFTER_APPEND.
+    #[error("committed, with fewer replicas in sync than min.insync.replicas")]
+    NotEnoughReplicas,
+}
+
+impl Partition {
+    /// Waits until a batch may be acknowledged (invariant 3).
+    ///
+    /// # Errors
+    /// [`AckFailure`]; the caller bounds the wait.
+    pub async fn wait_acked(&self, wait: &AckWait) -> Result<(), AckFailure> {
+        // Subscribed first, looked at second: what moves in between is seen by the look or told.
+        let mut progress = self.progress.subscribe();
+        loop {
+            progress.mark_unchanged();
+            if self.is_acked(wait)? {
+                return Ok(());
+            }
+            if progress.changed().await.is_err() {
+                return Err(Unavailable::Closed.into());
+            }
+        }
+    }
+
+    fn is_acked(&self, wait: &AckWait) -> Result<bool, AckFailure> {
+        let inner = self.lock_any();
+        let state = inner.replica.ack(&wait.ticket);
+        let is_durable = inner.log().flushed_end() >= wait.ticket.end;
+        let is_done = match (state, wait.needs_all) {
+            (AckState::Committed, _) => true,
+            (AckState::Waiting, needs_all) => !needs_all && is_durable,
+            // Once durable here it counts as told for acks=1, whoever leads by now.
+            (AckState::NotLeader, false) if is_durable => true,
+            (AckState::NotLeader, _) => {
+                return Err(match &inner.unavailable {
+                    Some(unavailable) => unavailable.clone().into(),
+                    None => AckFailure::NotLeader,
+                });
+            }
+        };
+        if is_done && wait.needs_all && inner.replica.replica().check_append(true).is_err() {
+            return Err(AckFailure::NotEnoughReplicas);
+        }
+        match &inner.unavailable {
+            Some(unavailable) if !is_done => Err(unavailable.clone().into()),
+            _ => Ok(is_done),
+        }
+    }
+
+    /// End of what is on this node's disk.
+    pub fn flushed_end(&self) -> Offset {
+        self.lock_any().log().flushed_end()
+    }
+}

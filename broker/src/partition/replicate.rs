@@ -1,0 +1,254 @@
+//! Replication by fetch, as the partition takes part in it: what a follower asks and takes, what a leader
+//! serves, and who is told of news. The machine is [`crate::replica::ReplicaLog`]; streams are the shell's.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use highwater_log::{LogError, LogSettings};
+use highwater_model::limits::REPLICA_LISTENERS_MAX;
+use highwater_model::{Offset, TopicConfig, TopicPartition};
+
+use super::{Inner, Partition, Terms, Unavailable, tier_end};
+use crate::core::replica::{Assignment, IsrOutcome, IsrProposal, Role};
+use crate::node::Node;
+use crate::replica::{FetchAnswer, FollowerFetch, Served, TakeError, Taken};
+
+/// A stream that serves a follower, to be told which partitions have news for it. Must not block.
+pub trait NewsListener: Send + Sync {
+    fn news(&self, tp: TopicPartition);
+}
+
+/// Those who listen; without any, news costs one load.
+#[derive(Default)]
+pub(super) struct Listeners {
+    count: AtomicUsize,
+    list: Mutex<Vec<Weak<dyn NewsListener>>>,
+}
+
+impl Listeners {
+    fn add(&self, listener: &Arc<dyn NewsListener>) -> bool {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|held| held.strong_count() > 0);
+        let listener = Arc::downgrade(listener);
+        if !list.iter().any(|held| held.ptr_eq(&listener)) {
+            if list.len() >= REPLICA_LISTENERS_MAX {
+                return false;
+            }
+            list.push(listener);
+        }
+        self.count.store(list.len(), Ordering::SeqCst);
+        true
+    }
+
+    pub(super) fn tell(&self, tp: TopicPartition) {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for listener in self.list.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(listener) = listener.upgrade() {
+                listener.news(tp);
+            }
+        }
+    }
+}
+
+impl Partition {
+    /// Takes over what the control plane says by now: role, in-sync set, settings.
+    pub fn take_assignment(&self, now_ms: i64, config: &Arc<TopicConfig>, assignment: &Assignment) {
+        let mut inner = self.lock_any();
+        let before = inner.replica.role();
+        let leads = assignment.leader == Some(self.node_id) && before != Role::Leader;
+        if leads && let Err(e) = raise_to_tier(&mut inner) {
+            self.fail(&mut inner, &e);
+        }
+        if leads && !inner.replica.agrees_with(tier_end(&inner.manifest)) {
+            // After an unclean election: two histories must not follow each other in the tier.
+            let reason = "the log differs from what is in the tier below its end";
+            tracing::error!(topic = %self.topic, partition = self.tp.partition, "sealing has stopped: {reason}");
+            inner.seal_alarm.get_or_insert_with(|| reason.into());
+        }
+        let assigned = inner.replica.set_assignment(now_ms, assignment);
+        let terms = self.terms();
+        if !assigned.is_old || !Arc::ptr_eq(&terms.config, config) {
+            self.set_terms(Terms::new(config.clone(), self.node_id, assignment));
+        }
+        self.take_moves(&inner, &assigned.moves);
+        self.check_bounds(&mut inner);
+        let role = inner.replica.role();
+        drop(inner);
+        if role != before {
+            let (topic, partition, epoch) = (&self.topic, self.tp.partition, assignment.leader_epoch);
+            tracing::info!(%topic, partition, epoch, "{}", describe(role));
+        }
+        if assigned.is_new_epoch {
+            self.told();
+            self.waiters.wake();
+        }
+        self.tell(&assigned.moves);
+    }
+
+    /// The topic's settings have changed in what the log takes of them.
+    pub(crate) fn set_log_settings(&self, settings: LogSettings) {
+        self.lock_any().log_mut().set_settings(settings);
+    }
+
+    /// What to ask the leader next; None unless this node follows one and serves.
+    pub fn next_fetch(&self, broker_epoch: u64) -> Option<FollowerFetch> {
+        self.lock().ok()?.replica.next_fetch(broker_epoch)
+    }
+
+    /// Takes the leader's answer. Writes to the disk; truncating syncs it.
+    ///
+    /// # Errors
+    /// [`TakeError`]; where the disk failed, the partition serves no more.
+    pub fn take_answer(
+        self: &Arc<Self>,
+        node: &Node,
+        now_ms: i64,
+        answer: &FetchAnswer,
+    ) -> Result<Taken, TakeError> {
+        let Ok(mut inner) = self.lock() else {
+            return Ok(Taken { is_stale: true, ..Taken::default() });
+        };
+        let taken = match inner.replica.take_answer(now_ms, answer) {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.take_moves(&inner, &Default::default());
+                return Err(error);
+            }
+        };
+        self.take_moves(&inner, &taken.moves);
+        if inner.unflushed_records == 0 {
+            inner.unflushed_since_ms = now_ms;
+        }
+        inner.unflushed_records += taken.appended_records;
+        let wants_flush =
+            taken.appended_records > 0 && inner.unflushed_records >= self.terms().config.flush_messages;
+        self.check_bounds(&mut inner);
+        drop(inner);
+        self.tell(&taken.moves);
+        if wants_flush {
+            node.flush.push(self);
+        }
+        if taken.rolled {
+            node.flush.push_sealed(self);
+        }
+        if let Some(cut) = &taken.truncated {
+            let (topic, partition) = (&self.topic, self.tp.partition);
+            match cut.is_below_high_watermark {
+                false => {
+                    tracing::info!(%topic, partition, from = cut.from, to = cut.to, "cut to follow its leader")
+                }
+                true => tracing::warn!(
+                    %topic, partition, from = cut.from, to = cut.to,
+                    "committed records were cut: a replica out of sync was elected leader"
+                ),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Serves a follower's fetch.
+    ///
+    /// # Errors
+    /// The partition does not serve.
+    pub fn serve_follower(
+        self: &Arc<Self>,
+        node: &Node,
+        now_ms: i64,
+        fetch: &FollowerFetch,
+        bytes_max: usize,
+    ) -> Result<Served, Unavailable> {
+        let mut inner = self.lock()?;
+        let tiered_end = inner.manifest.tiered_end;
+        let served = inner.replica.serve_fetch(now_ms, fetch, tiered_end, bytes_max);
+        self.take_moves(&inner, &served.moves);
+        self.check_bounds(&mut inner);
+        drop(inner);
+        self.tell(&served.moves);
+        node.isr.push_if_wanted(self);
+        Ok(served)
+    }
+
+    /// Whether a follower that asked this would be told anything by now.
+    pub fn has_news_for(&self, fetch: &FollowerFetch) -> bool {
+        self.lock().is_ok_and(|inner| inner.replica.has_news_for(fetch))
+    }
+
+    /// Has `listener` told of news until it is dropped; false if too many listen already.
+    pub fn listen(&self, listener: &Arc<dyn NewsListener>) -> bool {
+        self.listeners.add(listener)
+    }
+
+    /// What time alone makes due: followers that lag leave the in-sync set, proposals are made again.
+    pub(crate) fn tick_replica(self: &Arc<Self>, node: &Node, now_ms: i64) {
+        if !self.terms().is_leader {
+            return;
+        }
+        let Ok(mut inner) = self.lock() else { return };
+        let moves = inner.replica.tick(now_ms);
+        self.take_moves(&inner, &moves);
+        drop(inner);
+        self.tell(&moves);
+        node.isr.push_if_wanted(self);
+    }
+
+    /// The change of the in-sync set that waits to be proposed.
+    pub(crate) fn take_proposal(&self) -> Option<IsrProposal> {
+        let mut proposal = self.proposal.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_proposal.store(false, Ordering::SeqCst);
+        proposal.take()
+    }
+
+    /// What became of a proposal.
+    pub(crate) fn isr_settled(&self, now_ms: i64, proposal: &IsrProposal, outcome: IsrOutcome) {
+        let Ok(mut inner) = self.lock() else { return };
+        let moves = inner.replica.isr_settled(now_ms, proposal, outcome);
+        self.take_moves(&inner, &moves);
+        self.check_bounds(&mut inner);
+        drop(inner);
+        self.tell(&moves);
+    }
+
+    /// Whether everything from before this leader's time is known to be committed (KIP-207).
+    pub fn is_settled(&self) -> bool {
+        self.lock_any().replica.replica().is_settled()
+    }
+
+    /// How far followers are, on their leader: node and log end, -1 where it is not known yet.
+    pub fn follower_ends(&self) -> Vec<(u64, Offset)> {
+        let ends = self.lock_any().replica.replica().follower_ends();
+        ends.into_iter().map(|(node, ends)| (node, ends.map_or(-1, |ends| ends.log_end))).collect()
+    }
+}
+
+/// A replica that is to lead and has less than the tier: it was elected although it was not in sync. Offsets
+/// are never used twice, so it goes on where the tier ends.
+fn raise_to_tier(inner: &mut Inner) -> Result<(), LogError> {
+    let tiered_end = inner.manifest.tiered_end;
+    match inner.log().log_end() < tiered_end {
+        true => inner.log_mut().reset_to(tiered_end),
+        false => Ok(()),
+    }
+}
+
+fn describe(role: Role) -> String {
+    match role {
+        Role::Leader => "leads".to_owned(),
+        Role::Follower(Some(leader)) => format!("follows node {leader}"),
+        Role::Follower(None) => "waits for a leader".to_owned(),
+        Role::Stranger => "no replica any more".to_owned(),
+    }
+}
+
+/// The epoch table's view for look-ups, for the leader's own epoch counts from its beginning.
+pub(super) fn epoch_end(inner: &Inner, epoch: i32) -> Option<(i32, Offset)> {
+    if let Some(found) = inner.replica.epoch_end(epoch) {
+        return Some(found);
+    }
+    let tiered = &inner.manifest.epochs;
+    let at = tiered.partition_point(|e| e.epoch <= epoch).checked_sub(1)?;
+    let first_local = inner.log().epochs().first().map_or(inner.log().log_end(), |e| e.start_offset);
+    let end = tiered.get(at + 1).map_or(first_local, |next| next.start_offset);
+    Some((tiered[at].epoch, end))
+}

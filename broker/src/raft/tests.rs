@@ -1,0 +1,8 @@
+//! Groups and what is under them: openraft's storage suite, crashes at any instant, groups of three.
+
+mod cluster;
+mod figures;
+mod groups;
+mod kit;
+mod peers;
+mod storage;

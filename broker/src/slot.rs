@@ -1,0 +1,55 @@
+//! Where the node will be: the doors that are up before it look here.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::node::Node;
+use crate::status;
+
+/// Empty until the node is there. Clones are the same slot.
+#[derive(Clone, Default)]
+pub struct Slot {
+    node: Arc<OnceLock<Arc<Node>>>,
+    /// A coordinator without the role of a broker is up.
+    is_seated: Arc<AtomicBool>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl Slot {
+    /// A slot with its node.
+    pub fn of(node: Arc<Node>) -> Slot {
+        let slot = Slot::default();
+        slot.fill(node);
+        slot
+    }
+
+    pub fn get(&self) -> Option<&Arc<Node>> {
+        self.node.get()
+    }
+
+    /// Puts the node in its place; a second one is ignored.
+    pub fn fill(&self, node: Arc<Node>) {
+        let _ = self.node.set(node);
+    }
+
+    /// This process is a coordinator alone, and is up.
+    pub fn seat(&self) {
+        self.is_seated.store(true, Ordering::Release);
+    }
+
+    pub fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+    }
+
+    /// Why this process cannot serve right now, if so.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Some("the node is stopping");
+        }
+        match self.get() {
+            Some(node) => status::not_ready(node),
+            None if self.is_seated.load(Ordering::Acquire) => None,
+            None => Some("the node is starting"),
+        }
+    }
+}
