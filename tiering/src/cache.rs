@@ -128,8 +128,8 @@ impl TierCache {
         got
     }
 
-    /// What a lookup by time needs of a row group: all of it, if it is here, else its first bytes; loads those
-    /// once however many ask.
+    /// What a lookup by time needs of a row group: all of it, if it is here, else its first bytes; loads
+    /// those once however many ask.
     pub async fn times<E>(
         &self,
         key: GroupKey,

@@ -85,8 +85,8 @@ impl Rebuilder {
     }
 
     /// The first record of the row group with a timestamp of at least `timestamp` (Unix milliseconds) and an
-    /// offset of at least `from_offset`. Decodes offsets and timestamps only. `raw` is all of the row group, or
-    /// its first [`RowGroupInfo::lookup_bytes`].
+    /// offset of at least `from_offset`. Decodes offsets and timestamps only. `raw` is all of the row group,
+    /// or its first [`RowGroupInfo::lookup_bytes`].
     ///
     /// # Errors
     /// When `raw` is not what was sealed.
