@@ -8,8 +8,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Batches are cut from what was received, not copied.
     let peers = protox::compile(["highwater/v1/raft.proto", "highwater/v1/replication.proto"], ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(peers)?;
-    // Batches are cut from what was received, not copied.
-    let peers = protox::compile(["highwater/v1/raft.proto"], ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(peers)?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The mark of a cluster in its bucket, so that a node with another cluster's bucket, or with an empty one, is
-//! refused before it writes anything (docs/format.md, "Bucket mark").
+//! The mark of a cluster in its bucket, so that a node with another cluster's bucket, or with an empty one,
+//! is refused before it writes anything (docs/format.md, "Bucket mark").
 //!
 //! The cluster's first broker leaves it; a node notes its id beside its own identity and must find the same
 //! every time. Must not: keep a node from starting again while the bucket is away. Invariant 18.

@@ -118,7 +118,8 @@ impl DataDir {
         }
     }
 
-    /// Notes for good that the directory belongs to the node and the cluster; returns the directory's own name.
+    /// Notes for good that the directory belongs to the node and the cluster; returns the directory's own
+    /// name.
     pub fn claim(&mut self, node_id: NodeId, cluster_id: &str) -> Result<Uuid, DataDirError> {
         self.check(cluster_id)?;
         if let Some(storage) = self.identity.as_ref().and_then(|identity| identity.storage) {

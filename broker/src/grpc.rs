@@ -2,9 +2,9 @@
 //! replication between brokers (docs/format.md "gRPC").
 //!
 //! Owns the server, which is up before the node is: coordinators must talk before they are a group. Until the
-//! node is there, its own services answer UNAVAILABLE. Must not hold a call without a deadline, or let clients
-//! send large messages or hold more than so many connections (invariant 16). The command line is one of its
-//! clients.
+//! node is there, its own services answer UNAVAILABLE. Must not hold a call without a deadline, or let
+//! clients send large messages or hold more than so many connections (invariant 16). The command line is one
+//! of its clients.
 
 mod admin;
 mod cluster;

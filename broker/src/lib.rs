@@ -12,7 +12,6 @@ pub mod net;
 pub mod node;
 pub mod partition;
 pub mod raft;
-pub mod raft;
 pub mod replica;
 pub mod replication;
 pub mod tier;

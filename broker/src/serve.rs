@@ -3,8 +3,8 @@
 //! Up: data directory, listeners bound, the doors of nodes and operators (coordinators must talk before they
 //! are a group), coordinator, object store, registration, node, then the clients' door. Down: leaders move to
 //! other brokers, the clients' door closes, requests in flight end, logs are flushed and closed clean, the
-//! token of a clean stop, then the coordinator and the other doors. Nothing here outlives its deadline, and an
-//! error at start is one line that says what to do.
+//! token of a clean stop, then the coordinator and the other doors. Nothing here outlives its deadline, and
+//! an error at start is one line that says what to do.
 
 mod bucket;
 mod doors;

@@ -30,6 +30,7 @@ mod upload;
 pub use replicate::brief_answer;
 pub use upload::topic_ref;
 
+use crate::world::batches;
 use calls::Call;
 use held::Held;
 
@@ -295,6 +296,19 @@ impl Broker {
         self.fetch_from_leader(context, partition);
         self.flush_if_due(context, partition);
         self.tick_tier(context, partition);
+        self.compare_committed(context, partition);
+    }
+
+    /// What this replica has come to hold for committed since the last look.
+    fn compare_committed(&mut self, context: &mut Context, partition: u32) {
+        let node = self.node;
+        let Some(held) = self.held(partition) else { return };
+        let end = held.high_watermark();
+        let from = held.compared.max(held.log().local_start()).min(end);
+        held.compared = end;
+        if from < end {
+            context.compare_committed(partition, node, batches(held.log(), from, end));
+        }
     }
 
     fn held(&mut self, partition: u32) -> Option<&mut Held> {
@@ -317,13 +331,10 @@ impl Broker {
         self.log(partition).map(PartitionLog::local_start)
     }
 
-    /// Seals what is there; from now on nothing stays local that is tiered.
-    pub fn roll_and_evict_all(&mut self, context: &mut Context) {
-        let now_ms = self.wall_ms(context);
-        let Some(process) = &mut self.process else { return };
-        process.evicts_all = true;
-        for held in process.held.values_mut() {
-            held.roll(now_ms);
+    /// From now on everything is sealed at once, and nothing stays local that is tiered.
+    pub fn tier_all(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.evicts_all = true;
         }
     }
 

@@ -1,13 +1,15 @@
 //! What every part of the simulated world shares: the time, the queue of events, the network, the trace, the
 //! history and what was found wrong. Nothing here decides anything about brokers or clients.
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::sync::Arc;
 
+use highwater_model::Offset;
+
 use crate::checker::{Anomaly, Finding};
 use crate::guards::Guards;
-use crate::history::History;
+use crate::history::{HeldBatch, History};
 use crate::message::Message;
 use crate::network::{Address, Micros, Network};
 use crate::params::Params;
@@ -22,7 +24,8 @@ pub enum Event {
         to: Address,
         message: Message,
     },
-    /// A broker process looks after its timers. `life` is of the process: those of a dead one come to nothing.
+    /// A broker process looks after its timers. `life` is of the process: those of a dead one come to
+    /// nothing.
     BrokerTick {
         node: u64,
         life: u64,
@@ -108,6 +111,8 @@ pub struct Context {
     pub findings: Vec<Finding>,
     pub guards: Guards,
     pub params: Arc<Params>,
+    /// Every batch that any replica has held for committed, by partition and base offset, and who said so.
+    pub committed: BTreeMap<(u32, Offset), (u64, HeldBatch)>,
     /// Faults are over.
     pub is_healing: bool,
 }
@@ -128,6 +133,7 @@ impl Context {
             findings: Vec::new(),
             guards,
             params,
+            committed: BTreeMap::new(),
             is_healing: false,
         }
     }
@@ -165,6 +171,22 @@ impl Context {
     /// A line of the trace.
     pub fn note(&mut self, what: fmt::Arguments<'_>) {
         self.trace.line(self.now, what);
+    }
+
+    /// What one replica holds for committed is what every other does (invariant 4).
+    pub fn compare_committed(&mut self, partition: u32, node: u64, batches: Vec<HeldBatch>) {
+        for batch in batches {
+            let key = (partition, batch.base_offset);
+            let before = self.committed.range((partition, 0)..key).next_back().map(|(_, known)| *known);
+            let (other, known) = *self.committed.entry(key).or_insert((node, batch));
+            let inside = before.filter(|(_, b)| b.next_offset > batch.base_offset);
+            if let Some((other, known)) = inside.or((known != batch).then_some((other, known))) {
+                let what = format!(
+                    "partition {partition}: node {node} has {batch:?} for committed, node {other} {known:?}"
+                );
+                return self.find(Anomaly::Divergence, what);
+            }
+        }
     }
 
     pub fn find(&mut self, anomaly: Anomaly, detail: String) {

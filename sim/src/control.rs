@@ -4,12 +4,15 @@
 //! members that are down or cut off, a leader that is lost with proposals in flight, of which each is then
 //! committed or forgotten, answers that never come, members that lag. One list of entries is the truth.
 //!
-//! Leader duties that are not in the core are here: sessions of brokers, and fencing when they lapse.
+//! The leader's duties run on the product's own cores: sessions of brokers, and rounds of balance.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use highwater_coordinator::core::{Batch, ClusterState, Command, RULES_VERSION, Refusal, Reply};
+use highwater_coordinator::core::{
+    BalanceSettings, Batch, ClusterState, Command, Loads, RULES_VERSION, Refusal, Reply, SessionEffect,
+    SessionEvent, SessionTimes, Sessions, plan_moves,
+};
 
 use highwater_tiering::core::manifest::Edit;
 
@@ -22,8 +25,10 @@ use crate::random::Chance;
 const TICK: Micros = 50 * MILLI;
 /// A member that serves metadata pushes them to brokers that it has heard of within this time.
 const SUBSCRIBED: Micros = 2_000 * MILLI;
-/// A session whose stream broke lapses if it is not taken up again within this time.
-const BROKEN_GRACE: Micros = 500 * MILLI;
+const BALANCE_EVERY: Micros = 1_000 * MILLI;
+const BALANCE: BalanceSettings =
+    BalanceSettings { dead_timeout_ms: 4_000, moves_max: 2, elections_max: 4, settle_ms: 500 };
+const SESSION_TIMES: SessionTimes = SessionTimes { timeout_ms: 1_500, reopen_ms: 500, again_ms: 300 };
 
 #[derive(Debug)]
 struct Member {
@@ -40,13 +45,6 @@ struct Proposal {
     term: u64,
 }
 
-/// A broker's session, as the leader sees it.
-#[derive(Clone, Copy, Debug)]
-struct Session {
-    seen: Micros,
-    broke: Option<Micros>,
-}
-
 /// The group.
 #[derive(Debug)]
 pub struct Control {
@@ -58,7 +56,10 @@ pub struct Control {
     /// The state after 0, 1, ... entries.
     states: Vec<Arc<ClusterState>>,
     in_flight: BTreeMap<u64, Proposal>,
-    sessions: BTreeMap<u64, Session>,
+    sessions: Sessions,
+    /// The open stream of each broker, with the epoch that it was opened for.
+    streams: BTreeMap<u64, (u64, u64)>,
+    next_balance: Micros,
     chance: Chance,
 }
 
@@ -73,7 +74,9 @@ impl Control {
             election_at: None,
             states: vec![Arc::new(ClusterState::default())],
             in_flight: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            sessions: Sessions::new(SESSION_TIMES),
+            streams: BTreeMap::new(),
+            next_balance: 0,
             chance,
         };
         let form = Command::FormCluster { cluster_id: cluster_id.into(), members: BTreeMap::new() };
@@ -153,7 +156,8 @@ impl Control {
         let works = self.leader.is_some_and(|l| self.is_up(l) && self.has_majority(context, l));
         if works {
             self.election_at = None;
-            self.expire_sessions(context);
+            self.session_event(context, &SessionEvent::Tick);
+            self.balance(context);
             self.catch_up(context);
             return;
         }
@@ -185,9 +189,11 @@ impl Control {
         }
         let newest = self.states.len() - 1;
         self.members.get_mut(&leader).expect("a known member").applied = newest;
-        let seen = context.now;
-        let brokers: Vec<u64> = self.newest().state.brokers.keys().copied().collect();
-        self.sessions = brokers.into_iter().map(|b| (b, Session { seen, broke: None })).collect();
+        // Every broker has a fresh timeout with a new leader.
+        self.sessions = Sessions::new(SESSION_TIMES);
+        self.streams.clear();
+        self.next_balance = context.now + BALANCE_EVERY;
+        self.follow_brokers(context);
     }
 
     /// Members that can reach the leader learn what it has.
@@ -203,21 +209,46 @@ impl Control {
         }
     }
 
-    fn expire_sessions(&mut self, context: &mut Context) {
-        let timeout = context.params.session_timeout_ms as u64 * MILLI;
-        let now = context.now;
+    /// Steps the sessions; whoever lapses is to be fenced.
+    fn session_event(&mut self, context: &mut Context, event: &SessionEvent) {
+        let mut effects = Vec::new();
+        self.sessions.step(context.now / MILLI, event, &mut effects);
+        for SessionEffect::Fence { node_id, broker_epoch } in effects {
+            context.note(format_args!("the session of broker {node_id} has lapsed"));
+            self.streams.remove(&node_id);
+            self.propose(context, None, Arc::new(Command::FenceBroker { node_id, broker_epoch }));
+        }
+    }
+
+    fn follow_brokers(&mut self, context: &mut Context) {
         let state = self.newest().state;
-        let lapsed: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| now - s.seen > timeout || s.broke.is_some_and(|at| now - at > BROKEN_GRACE))
-            .map(|(id, _)| *id)
-            .collect();
-        for node in lapsed {
-            self.sessions.remove(&node);
-            let Some(broker) = state.brokers.get(&node).filter(|b| !b.is_fenced) else { continue };
-            context.note(format_args!("the session of broker {node} has lapsed"));
-            let command = Command::FenceBroker { node_id: node, broker_epoch: broker.epoch };
+        let active = state.brokers.values().filter(|b| b.is_active());
+        let brokers = active.map(|b| (b.node_id, b.epoch)).collect();
+        self.session_event(context, &SessionEvent::Brokers(brokers));
+    }
+
+    fn heard(&mut self, context: &mut Context, node_id: u64, broker_epoch: u64) {
+        let open = self.streams.get(&node_id).filter(|(epoch, _)| *epoch == broker_epoch);
+        let event = match open {
+            Some((_, stream)) => SessionEvent::Heartbeat { node_id, stream: *stream },
+            None => {
+                let stream = context.id();
+                self.streams.insert(node_id, (broker_epoch, stream));
+                SessionEvent::Hello { node_id, broker_epoch, stream }
+            }
+        };
+        self.session_event(context, &event);
+    }
+
+    /// A round of moves and elections.
+    fn balance(&mut self, context: &mut Context) {
+        if !context.params.balances || context.now < self.next_balance {
+            return;
+        }
+        self.next_balance = context.now + BALANCE_EVERY;
+        let state = self.newest().state;
+        let plan = plan_moves(&state, &Loads::default(), &BALANCE, (context.now / MILLI) as i64);
+        for command in plan {
             self.propose(context, None, Arc::new(command));
         }
     }
@@ -233,9 +264,9 @@ impl Control {
                 to_asker(context, Message::HeartbeatTaken { leader, newer });
             }
             Message::SessionBroke { node, epoch } if self.leads(member) => {
-                let current = self.newest().state.brokers.get(&node).map(|b| b.epoch);
-                if let Some(session) = self.sessions.get_mut(&node).filter(|_| current == Some(epoch)) {
-                    session.broke.get_or_insert(context.now);
+                if let Some((_, stream)) = self.streams.get(&node).copied().filter(|(e, _)| *e == epoch) {
+                    self.streams.remove(&node);
+                    self.session_event(context, &SessionEvent::StreamClosed { node_id: node, stream });
                 }
             }
             Message::Propose { id, command } if self.leads(member) => {
@@ -266,18 +297,15 @@ impl Control {
 
     fn heartbeat(
         &mut self,
-        context: &Context,
+        context: &mut Context,
         member: u64,
         node: u64,
         epoch: u64,
         known: usize,
     ) -> Option<Metadata> {
         let now = context.now;
-        if self.leads(member) {
-            let current = self.newest().state.brokers.get(&node).map(|b| b.epoch);
-            if current == Some(epoch) {
-                self.sessions.insert(node, Session { seen: now, broke: None });
-            }
+        if self.leads(member) && self.has_majority(context, member) {
+            self.heard(context, node, epoch);
         }
         self.members.get_mut(&member).expect("a known member").subscribers.insert(node, now);
         Some(self.metadata_of(member)).filter(|metadata| metadata.index > known)
@@ -320,10 +348,12 @@ impl Control {
         let reply = self.apply(at_ms, forged.as_ref().unwrap_or(&proposal.command));
         let metadata = self.newest();
         context.note(format_args!("entry {}: {:?} -> {reply:?}", metadata.index, proposal.command));
+        self.follow_brokers(context);
         (reply, metadata)
     }
 
-    /// An edit of a manifest as if the leader of now had asked for it: what passes where nobody looks at epochs.
+    /// An edit of a manifest as if the leader of now had asked for it: what passes where nobody looks at
+    /// epochs.
     fn as_leader_of_now(&self, command: &Command) -> Option<Command> {
         let Command::EditManifest { tp, request } = command else { return None };
         let leader_epoch = self.newest().state.partition(*tp)?.leader_epoch;

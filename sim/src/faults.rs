@@ -6,12 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use highwater_coordinator::core::{Command, ElectionKind};
+use highwater_coordinator::core::{Command, ConfigOp, ConfigOpKind, ElectionKind};
 use highwater_log::disk::Fault as DiskFault;
+
+use highwater_model::TopicPartition;
 
 use crate::bucket::BucketWeather;
 use crate::context::{Context, Event};
 use crate::network::{Address, Host, MILLI, Micros, SECOND, Weather};
+use crate::params::Params;
 use crate::random::Chance;
 use crate::world::World;
 
@@ -37,10 +40,12 @@ enum Kind {
     DiskFull,
     Reassign,
     PreferredLeader,
+    Drain,
+    MinIsr,
 }
 
 /// How often each comes, relative to the others.
-const WEIGHTS: [(Kind, u64); 19] = [
+const WEIGHTS: [(Kind, u64); 21] = [
     (Kind::Kill, 10),
     (Kind::LosePower, 10),
     (Kind::LosePowerEverywhere, 3),
@@ -60,6 +65,8 @@ const WEIGHTS: [(Kind, u64); 19] = [
     (Kind::DiskFull, 2),
     (Kind::Reassign, 5),
     (Kind::PreferredLeader, 4),
+    (Kind::Drain, 3),
+    (Kind::MinIsr, 2),
 ];
 
 /// What ends with a fault.
@@ -68,6 +75,7 @@ enum Undo {
     Network,
     Weather,
     Bucket,
+    Drain(u64),
 }
 
 /// The faults of one run.
@@ -116,12 +124,16 @@ impl Faults {
             Undo::Network => world.context.network.mend(),
             Undo::Weather => world.context.network.weather = world.context.params.weather,
             Undo::Bucket => world.bucket.weather = BucketWeather::FAIR,
+            Undo::Drain(node_id) => world.administer(Command::DrainBroker { node_id, is_draining: false }),
         }
     }
 
     /// The world is sound again; processes that are down or paused are brought back by the caller.
     pub fn end_all(&mut self, world: &mut World) {
         self.undo.clear();
+        for node_id in 1..=world.context.params.brokers {
+            world.administer(Command::DrainBroker { node_id, is_draining: false });
+        }
         world.context.network.mend();
         world.context.network.weather = Weather::FAIR;
         world.bucket.weather = BucketWeather::FAIR;
@@ -167,13 +179,32 @@ impl Faults {
                 let fault = DiskFault::WriteFails(std::io::ErrorKind::StorageFull);
                 self.disk(world, node, fault, lasts);
             }
-            Kind::Reassign => self.reassign(world),
-            Kind::PreferredLeader => {
-                let partition = self.chance.below(u64::from(world.context.params.partitions)) as u32;
-                let tp = world.context.params.tp(partition);
-                world.administer(Command::ElectLeader { tp, kind: ElectionKind::Preferred });
+            Kind::Reassign | Kind::PreferredLeader | Kind::MinIsr | Kind::Drain => {
+                self.operate(world, kind, node, lasts);
             }
         }
+    }
+
+    /// What an operator may do at any time.
+    fn operate(&mut self, world: &mut World, kind: Kind, node: u64, lasts: Micros) {
+        let params = world.context.params.clone();
+        let partition = self.chance.below(u64::from(params.partitions)) as u32;
+        let tp = params.tp(partition);
+        let command = match kind {
+            Kind::Reassign => self.reassignment(&params, tp),
+            Kind::MinIsr => {
+                let least = self.chance.between(1, params.replication_factor);
+                let op = ConfigOpKind::Set(least.to_string());
+                let ops = vec![ConfigOp { name: "min.insync.replicas".into(), op }];
+                Command::AlterConfigs { topic_id: params.topic_id, ops }
+            }
+            Kind::Drain => {
+                self.ends(&mut world.context, Undo::Drain(node), lasts);
+                Command::DrainBroker { node_id: node, is_draining: true }
+            }
+            _ => Command::ElectLeader { tp, kind: ElectionKind::Preferred },
+        };
+        world.administer(command);
     }
 
     fn lose_power(&mut self, world: &mut World, kind: Kind, node: u64, lasts: Micros) {
@@ -257,15 +288,13 @@ impl Faults {
         }
     }
 
-    fn reassign(&mut self, world: &mut World) {
-        let params = world.context.params.clone();
-        let partition = self.chance.below(u64::from(params.partitions)) as u32;
+    fn reassignment(&mut self, params: &Params, tp: TopicPartition) -> Command {
         let mut nodes: Vec<u64> = (1..=params.brokers).collect();
         for i in (1..nodes.len()).rev() {
             nodes.swap(i, self.chance.below(i as u64 + 1) as usize);
         }
         nodes.truncate(params.replication_factor as usize);
         let replicas = if self.chance.permille(100) { None } else { Some(nodes) };
-        world.administer(Command::Reassign { tp: params.tp(partition), replicas });
+        Command::Reassign { tp, replicas }
     }
 }

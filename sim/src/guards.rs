@@ -1,8 +1,8 @@
 //! The eight guards that the simulation can take away, to show that it would notice.
 //!
 //! Five are switches of the replica core (`highwater_broker::replica::Guards`), which nothing but this crate
-//! turns off. Three are taken away by the harness itself: an edit of a manifest is given the epoch that it ought
-//! to have, the bucket overwrites, the evictor does not look at the manifest.
+//! turns off. Three are taken away by the harness itself: an edit of a manifest is given the epoch that it
+//! ought to have, the bucket overwrites, the evictor does not look at the manifest.
 
 use std::fmt;
 

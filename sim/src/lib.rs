@@ -1,5 +1,5 @@
-//! A seeded, deterministic simulation of the product's cores: what no real cluster can be made to do on demand,
-//! thousands of times an hour.
+//! A seeded, deterministic simulation of the product's cores: what no real cluster can be made to do on
+//! demand, thousands of times an hour.
 //!
 //! One seed gives one world: brokers with the product's own replicas, logs, validation and sealing, the
 //! product's own cluster state behind a modelled replicated log, a network, disks, clocks and a bucket that

@@ -43,6 +43,8 @@ pub struct Params {
     pub brokers: u64,
     pub members: u64,
     pub members_on_brokers: bool,
+    /// The leader of the control plane moves partitions by itself.
+    pub balances: bool,
     pub partitions: u32,
     pub replication_factor: u64,
     pub min_isr: u64,
@@ -65,7 +67,6 @@ pub struct Params {
     pub chaos: Micros,
     /// Within which everything must converge once faults have ended.
     pub heal_max: Micros,
-    pub session_timeout_ms: i64,
     pub replica_lag_ms: i64,
     pub topic_id: TopicId,
 }
@@ -84,6 +85,7 @@ impl Params {
             brokers,
             members: *chance.pick(&[1, 3, 3, 5]).expect("not empty"),
             members_on_brokers: chance.permille(500),
+            balances: chance.permille(400),
             partitions: chance.between(1, 3) as u32,
             replication_factor,
             min_isr,
@@ -106,7 +108,6 @@ impl Params {
             fault_every: chance.between(300, 2_500) * MILLI,
             chaos: chance.between(8, 16) * SECOND,
             heal_max: 120 * SECOND,
-            session_timeout_ms: 1_500,
             replica_lag_ms: 1_500,
             topic_id: TopicId(chance.uuid()),
         }

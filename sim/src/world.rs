@@ -25,6 +25,8 @@ use crate::run::Tally;
 
 mod heal;
 
+pub use heal::batches;
+
 /// Within which brokers must be registered and the topic be there.
 const SET_UP_MAX: Micros = 20 * SECOND;
 

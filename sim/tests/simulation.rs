@@ -1,5 +1,5 @@
-//! The simulation as a test: seeds are repeatable, sound seeds stay sound, and each guard is missed when it is
-//! taken away. More seeds: `make sim SEEDS=1000`.
+//! The simulation as a test: seeds are repeatable, sound seeds stay sound, and each guard is missed when it
+//! is taken away. More seeds: `make sim SEEDS=1000`.
 
 use highwater_sim::guards::{Guard, Guards};
 use highwater_sim::params::Mode;

@@ -75,10 +75,11 @@ pub fn run(args: ServeArgs) -> Result<(), CommandError> {
 
 fn start_log(settings: &Settings) -> Result<(), CommandError> {
     let level = &settings.log_level;
-    // Libraries speak only when something is wrong, unless they are asked by name.
+    // Libraries speak only when something is wrong, unless they are asked by name. openraft says five times a
+    // second that a peer is away; what it means is told here.
     let text = match level.contains(['=', ',']) {
         true => level.clone(),
-        false => format!("{level},openraft=warn,h2=warn,hyper=warn,tower=warn,object_store=warn"),
+        false => format!("{level},openraft=off,h2=warn,hyper=warn,tower=warn,object_store=warn"),
     };
     let filter = EnvFilter::try_new(text).map_err(|e| {
         CommandError::Failed(format!("log-level: {level:?} is not valid: {e}; use info or info,NAME=debug"))

@@ -1,4 +1,5 @@
-//! The cluster part of the administration service: what the control plane knows, and what operators ask of it.
+//! The cluster part of the administration service: what the control plane knows, and what operators ask of
+//! it.
 
 use std::time::Duration;
 

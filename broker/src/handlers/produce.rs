@@ -2,8 +2,9 @@
 //!
 //! A request takes effect where it is read, in the connection's task: each batch is judged without a lock,
 //! then appended under its partition's lock. The answer waits only where a batch does not count yet: for the
-//! other replicas in sync (acks=all), or for the disk. Errors are told per partition; who asked the wrong node
-//! is told who leads (KIP-951). Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes as sent).
+//! other replicas in sync (acks=all), or for the disk. Errors are told per partition; who asked the wrong
+//! node is told who leads (KIP-951). Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes as
+//! sent).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -153,8 +153,8 @@ impl Follower {
         follower
     }
 
-    /// Follows these partitions from now on; what is new or has another leader epoch is named. Returns what is
-    /// no longer followed.
+    /// Follows these partitions from now on; what is new or has another leader epoch is named. Returns what
+    /// is no longer followed.
     fn take_over(&mut self, partitions: Arc<Followed>) -> Vec<TopicPartition> {
         let dropped = self.partitions.keys().filter(|tp| !partitions.contains_key(tp)).copied().collect();
         for (tp, (epoch, partition)) in partitions.iter() {

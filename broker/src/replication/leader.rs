@@ -2,8 +2,9 @@
 //! something to tell.
 //!
 //! A position is held until it is answered; news of a partition (`NewsListener`) puts it among those to be
-//! looked at. A round looks at what has news, oldest news first, and makes one message of it, bounded in bytes;
-//! the next round begins when the message is on its way, so that a slow follower holds one message in memory.
+//! looked at. A round looks at what has news, oldest news first, and makes one message of it, bounded in
+//! bytes; the next round begins when the message is on its way, so that a slow follower holds one message in
+//! memory.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;

@@ -67,7 +67,8 @@ impl Broker {
         let Some(epoch) = process.epoch else { return true };
         let known = process.metadata.as_ref().and_then(|m| m.state.brokers.get(&self.node));
         known.is_some_and(|broker| {
-            // Another incarnation's is that of a process before this one: its registration was long under way.
+            // Another incarnation's is that of a process before this one: its registration was long under
+            // way.
             broker.epoch != epoch || broker.incarnation != process.incarnation || broker.is_fenced
         })
     }

@@ -26,6 +26,8 @@ pub(super) struct Held {
     pub flushes: bool,
     pub upload: Option<Upload>,
     pub next_upload: Micros,
+    /// Everything committed below was compared with what other replicas have.
+    pub compared: Offset,
     /// Leader epoch and high watermark when they were last looked at.
     pub watched: (LeaderEpoch, Offset),
 }
@@ -41,6 +43,7 @@ impl Held {
             flushes: false,
             upload: None,
             next_upload: 0,
+            compared: 0,
             watched,
         }
     }

@@ -90,7 +90,7 @@ impl Broker {
         let Some(upload) = self.held(partition).and_then(|h| h.upload.as_mut()) else { return };
         // Rests first; the tick goes on with it.
         upload.waits = None;
-        let _ = context;
+        context.note(format_args!("p{partition} {:?} has no answer", upload.stage));
     }
 
     pub(super) fn upload_proposed(
@@ -112,10 +112,8 @@ impl Broker {
         let Some(held) = process.held.get_mut(&partition) else { return };
         let high_watermark = held.high_watermark();
         let Some(mut upload) = held.upload.take() else { return };
-        let names = super::names();
         let (sealer, params) = (&mut process.sealer, &context.params);
-        let step =
-            upload.manifest_read(params, &names, sealer, held.log(), high_watermark, &manifest, upload_id);
+        let step = upload.manifest_read(params, sealer, held.log(), high_watermark, &manifest, upload_id);
         held.upload = Some(upload);
         self.upload_step(context, partition, step);
     }
@@ -139,13 +137,16 @@ impl Broker {
     /// Every replica drops what the manifest lists, beyond what local retention keeps.
     fn evict(&mut self, context: &mut Context, partition: u32) {
         let tp = context.params.tp(partition);
-        let keep = context.params.local_segments;
+        let (keep, wall_ms) = (context.params.local_segments, self.wall_ms(context));
         let is_guarded = context.guards.holds(Guard::PublishBeforeEvict);
         let Some(process) = &mut self.process else { return };
         let Some(manifest) = process.metadata.as_ref().and_then(|m| m.state.manifest(tp)).cloned() else {
             return;
         };
         let Some(held) = process.held.get_mut(&partition) else { return };
+        if process.evicts_all && held.log().active_start() < held.log().log_end() {
+            held.roll(wall_ms);
+        }
         let keep = if process.evicts_all { 0 } else { keep };
         let sealed = held.log().sealed();
         let Some(newest) = sealed.len().checked_sub(keep + 1).map(|at| sealed[at].end) else { return };

@@ -9,7 +9,7 @@ use highwater_model::{LeaderEpoch, Offset, TopicPartition};
 use highwater_tiering::core::manifest::{
     Edit, EditRequest, Manifest, ObjectEntry, Refusal as ManifestRefusal,
 };
-use highwater_tiering::core::names::{Names, TopicRef};
+use highwater_tiering::core::names::TopicRef;
 use highwater_tiering::object::{ObjectIdentity, SealInput, Sealer};
 use uuid::Uuid;
 
@@ -103,7 +103,6 @@ impl Upload {
     pub fn manifest_read(
         &mut self,
         params: &Params,
-        names: &Names,
         sealer: &mut Sealer,
         log: &PartitionLog,
         high_watermark: Offset,
@@ -113,6 +112,7 @@ impl Upload {
         if self.stage == Stage::Settle {
             return self.settle(manifest);
         }
+        let names = super::names();
         if manifest.generation > self.epoch {
             return Step::GaveUp("another leads");
         }

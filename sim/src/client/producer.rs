@@ -55,8 +55,9 @@ pub struct Producer {
     /// Producer id; names the session for plain ones too.
     session: u64,
     next_sequence: i32,
-    /// A batch of the session was acknowledged. Before that only one is in flight: a broker that has not heard
-    /// of the producer takes it at any sequence, as Kafka's does, and so might take the second batch first.
+    /// A batch of the session was acknowledged. Before that only one is in flight: a broker that has not
+    /// heard of the producer takes it at any sequence, as Kafka's does, and so might take the second batch
+    /// first.
     is_known: bool,
     lane: VecDeque<Flight>,
     leaders: Leaders,

@@ -1,6 +1,7 @@
 //! The healing phase: faults are over, and everything must come to rest in the state that was promised.
 
 use highwater_log::PartitionLog;
+use highwater_model::Offset;
 use highwater_wire::Batches;
 
 use super::World;
@@ -39,7 +40,7 @@ impl World {
             return self.stuck_on("cannot be read to its end");
         }
         for broker in self.brokers.values_mut() {
-            broker.roll_and_evict_all(&mut self.context);
+            broker.tier_all();
         }
         if !self.advance_until(within, World::is_all_tiered) {
             return self.stuck_on("is not tiered and evicted to its end");
@@ -123,7 +124,7 @@ impl World {
         for (number, partition) in topic.partitions.iter().enumerate() {
             for node in &partition.replicas {
                 let log = self.brokers[node].log(number as u32).expect("at rest");
-                let batches = batches(log);
+                let batches = batches(log, log.local_start(), log.log_end());
                 let replica = Replica { partition: number as u32, node: *node, batches };
                 self.context.history.replicas.push(replica);
             }
@@ -156,24 +157,31 @@ impl World {
     }
 }
 
-/// Every batch in a log.
-pub fn batches(log: &PartitionLog) -> Vec<HeldBatch> {
+/// The batches of a log that lie wholly in `from..end`.
+pub fn batches(log: &PartitionLog, from: Offset, end: Offset) -> Vec<HeldBatch> {
     let mut found = Vec::new();
-    let mut from = log.local_start();
-    while from < log.log_end() {
-        let read = log.read(from, 1 << 20, log.log_end(), true).expect("a log at rest can be read");
+    let mut next = from;
+    while next < end {
+        let read = log.read(next, 1 << 20, end, true).expect("what is local can be read");
+        let before = next;
         for slice in read.slices {
             let bytes = slice.read().expect("memory files can be read");
             for batch in Batches::new(&bytes) {
                 let (header, _) = batch.expect("whole batches");
-                from = header.next_offset();
-                found.push(HeldBatch {
-                    base_offset: header.base_offset,
-                    next_offset: header.next_offset(),
-                    epoch: header.leader_epoch,
-                    crc: header.crc,
-                });
+                next = header.next_offset();
+                if header.base_offset >= from {
+                    found.push(HeldBatch {
+                        base_offset: header.base_offset,
+                        next_offset: header.next_offset(),
+                        epoch: header.leader_epoch,
+                        crc: header.crc,
+                    });
+                }
             }
+        }
+        // A high watermark may lie inside a batch for a moment: the rest is looked at later.
+        if next == before {
+            break;
         }
     }
     found
