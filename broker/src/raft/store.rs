@@ -29,7 +29,7 @@ use super::port::PartitionPort;
 use super::side_file::SideFile;
 use super::sync_queue::SyncQueue;
 use super::types::{Batch, Body, Placed, Stored};
-use crate::core::raft_side::{Anchor, Base, EntryId, Mark, Members, ReplicaId, SideEntry, StoredVote};
+use crate::core::raft_side::{Anchor, EntryId, Mark, Members, ReplicaId, SideEntry, StoredVote};
 
 mod open;
 mod read;

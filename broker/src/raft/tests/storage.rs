@@ -318,7 +318,7 @@ fn a_failed_fsync_ends_the_replicas_part() {
     let (home, store) = open(&disk, &group(0));
     store.append_side(id(5, 1), None).expect("a blank");
     append(&store, 2, 5);
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
     store.when_durable(6, Box::new(move |done| tell.send(done.is_ok()).expect("waits")));
     disk.inject(highwater_log::disk::Fault::SyncFails);
     store.flush();
