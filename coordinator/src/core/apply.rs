@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use highwater_model::topic_config::Replication;
 use highwater_model::topic_name::collision_key;
-use highwater_model::{NodeId, TopicConfig, TopicId};
+use highwater_model::{NodeId, TopicConfig, TopicId, TopicPartition};
+use highwater_tiering::core::manifest::Manifest;
 
 use super::command::{Batch, RULES_VERSION, Reply};
 use super::edit::{Edit, PartitionChange};
@@ -85,17 +86,7 @@ impl ClusterState {
                 topic.overrides = overrides.clone();
                 self.apply_partitions(partitions);
             }
-            Edit::ManifestEdited { tp, manifest } => {
-                let topic = self.topic_mut(tp.topic_id);
-                let number = usize::try_from(tp.partition).expect("decide found the partition");
-                let partition = Arc::make_mut(topic.partitions.get_mut(number).expect("decide found it"));
-                assert_eq!(manifest.version, partition.manifest.version + 1, "decided on this very version");
-                partition.manifest = Arc::clone(manifest);
-                assert!(
-                    partition.manifest.generation <= partition.leader_epoch,
-                    "fenced by the leader epoch"
-                );
-            }
+            Edit::ManifestEdited { tp, manifest } => self.apply_manifest(*tp, manifest),
             Edit::ProducerIdsAllocated { end } => {
                 assert!(*end > self.producer_ids_end, "producer ids are handed out once");
                 self.producer_ids_end = *end;
@@ -108,6 +99,15 @@ impl ClusterState {
 
     fn topic_mut(&mut self, topic_id: TopicId) -> &mut Topic {
         Arc::make_mut(self.topics.get_mut(&topic_id).expect("decide found the topic"))
+    }
+
+    fn apply_manifest(&mut self, tp: TopicPartition, manifest: &Arc<Manifest>) {
+        let number = usize::try_from(tp.partition).expect("decide found the partition");
+        let topic = self.topic_mut(tp.topic_id);
+        let partition = Arc::make_mut(topic.partitions.get_mut(number).expect("decide found it"));
+        assert_eq!(manifest.version, partition.manifest.version + 1, "decided on this very version");
+        assert!(manifest.generation <= partition.leader_epoch, "fenced by the leader epoch");
+        partition.manifest = Arc::clone(manifest);
     }
 
     fn apply_broker(&mut self, broker: &Broker) {
