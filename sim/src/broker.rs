@@ -206,6 +206,9 @@ impl Broker {
         for partition in self.data.partitions() {
             self.data.sim(partition).expect("listed").clear_faults();
         }
+        if self.process.as_ref().is_some_and(|process| process.stopping.is_some()) {
+            self.close(context);
+        }
         if self.fails_at.is_some() || self.holds_poison() {
             self.die(context, false);
         }
