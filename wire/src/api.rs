@@ -19,7 +19,10 @@ pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const ALTER_CONFIGS: i16 = 33;
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 pub const CREATE_PARTITIONS: i16 = 37;
+pub const ELECT_LEADERS: i16 = 43;
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
+pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
+pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 pub const DESCRIBE_CLUSTER: i16 = 60;
 pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
@@ -71,7 +74,10 @@ pub const SERVED: &[ApiRange] = &[
     api(ALTER_CONFIGS, "AlterConfigs", [0, 2], 2),
     api(DESCRIBE_LOG_DIRS, "DescribeLogDirs", [1, 4], 2),
     api(CREATE_PARTITIONS, "CreatePartitions", [0, 3], 2),
+    api(ELECT_LEADERS, "ElectLeaders", [0, 2], 2),
     api(INCREMENTAL_ALTER_CONFIGS, "IncrementalAlterConfigs", [0, 1], 1),
+    api(ALTER_PARTITION_REASSIGNMENTS, "AlterPartitionReassignments", [0, 1], 0),
+    api(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", [0, 0], 0),
     api(DESCRIBE_CLUSTER, "DescribeCluster", [0, 2], 0),
     api(DESCRIBE_TOPIC_PARTITIONS, "DescribeTopicPartitions", [0, 0], 0),
 ];

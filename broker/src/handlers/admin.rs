@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use highwater_coordinator::WriteError;
 use highwater_coordinator::core::{ClusterState, Partition};
-use highwater_model::{NodeId, TopicId};
+use highwater_model::{NodeId, TopicId, TopicPartition};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::{BrokerId, TopicName};
 use highwater_wire::kafka::protocol::StrBytes;
@@ -104,6 +104,18 @@ pub fn controller(state: &ClusterState, own: NodeId) -> BrokerId {
     let mut alive = state.brokers.values().filter(|broker| !broker.is_fenced).map(|broker| broker.node_id);
     let known = alive.clone().find(|node| *node == own);
     known.or_else(|| alive.next()).map_or(BrokerId(-1), broker_id)
+}
+
+/// The partition of that topic name and number.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION.
+pub fn find_record(state: &ClusterState, topic: &str, partition: i32) -> Result<TopicPartition, Denied> {
+    let found = state.topic_by_name(topic).filter(|topic| topic.partition(partition).is_some());
+    found.map(|topic| TopicPartition::new(topic.id, partition)).ok_or_else(|| {
+        let text = "This server does not host this topic-partition.";
+        Denied::new(ResponseError::UnknownTopicOrPartition, text)
+    })
 }
 
 /// Items that stand more than once.

@@ -38,9 +38,11 @@ pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_log_dirs;
 pub mod describe_topic_partitions;
+pub mod elect_leaders;
 pub mod find_coordinator;
 pub mod incremental_alter_configs;
 pub mod metadata;
+pub mod reassignments;
 
 /// Length prefix, correlation id and the count of tagged fields.
 const RESPONSE_HEADER_BYTES_MAX: usize = 9;
@@ -120,6 +122,21 @@ fn begin_administration(key: ApiKey, call: Call<'_>) -> Answer {
         ApiKey::CreatePartitions => {
             alone!(call, CreatePartitionsRequest, CreatePartitionsResponse, create_partitions::handle)
         }
+        ApiKey::ElectLeaders => {
+            alone!(call, ElectLeadersRequest, ElectLeadersResponse, elect_leaders::handle)
+        }
+        ApiKey::AlterPartitionReassignments => alone!(
+            call,
+            AlterPartitionReassignmentsRequest,
+            AlterPartitionReassignmentsResponse,
+            reassignments::alter
+        ),
+        ApiKey::ListPartitionReassignments => alone!(
+            call,
+            ListPartitionReassignmentsRequest,
+            ListPartitionReassignmentsResponse,
+            reassignments::list
+        ),
         ApiKey::DescribeTopicPartitions => alone!(
             call,
             DescribeTopicPartitionsRequest,

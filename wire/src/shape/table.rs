@@ -94,6 +94,9 @@ pub(super) fn request(api_key: i16) -> Option<&'static [Field]> {
         api::ALTER_CONFIGS => ALTER_CONFIGS,
         api::DESCRIBE_LOG_DIRS => DESCRIBE_LOG_DIRS,
         api::CREATE_PARTITIONS => CREATE_PARTITIONS,
+        api::ELECT_LEADERS => ELECT_LEADERS,
+        api::ALTER_PARTITION_REASSIGNMENTS => ALTER_PARTITION_REASSIGNMENTS,
+        api::LIST_PARTITION_REASSIGNMENTS => LIST_PARTITION_REASSIGNMENTS,
         api::INCREMENTAL_ALTER_CONFIGS => INCREMENTAL_ALTER_CONFIGS,
         api::DESCRIBE_CLUSTER => DESCRIBE_CLUSTER,
         api::DESCRIBE_TOPIC_PARTITIONS => DESCRIBE_TOPIC_PARTITIONS,
@@ -310,6 +313,32 @@ const CREATE_PARTITIONS: &[Field] = &[
     ),
     field("timeout_ms", INT32),
     field("validate_only", BOOL),
+];
+
+const ELECT_LEADERS: &[Field] = &[
+    field("election_type", INT8).since(1),
+    field("topic_partitions", Array(&[field("topic", Text), field("partitions", INT32_ARRAY)])).nullable(),
+    field("timeout_ms", INT32),
+];
+
+const ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    field("timeout_ms", INT32),
+    field("allow_replication_factor_change", BOOL).since(1),
+    field(
+        "topics",
+        Array(&[
+            field("name", Text),
+            field(
+                "partitions",
+                Array(&[field("partition_index", INT32), field("replicas", INT32_ARRAY).nullable()]),
+            ),
+        ]),
+    ),
+];
+
+const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
+    field("timeout_ms", INT32),
+    field("topics", Array(&[field("name", Text), field("partition_indexes", INT32_ARRAY)])).nullable(),
 ];
 
 const DESCRIBE_CLUSTER: &[Field] = &[

@@ -5,10 +5,12 @@ use uuid::Uuid;
 
 use crate::api;
 use crate::kafka::messages::{
-    alter_configs_request as alter, create_partitions_request as partitions, create_topics_request as create,
+    alter_configs_request as alter, alter_partition_reassignments_request as reassign,
+    create_partitions_request as partitions, create_topics_request as create,
     delete_records_request as records, delete_topics_request as delete, describe_configs_request as configs,
-    describe_log_dirs_request as dirs, describe_topic_partitions_request as describe, fetch_request as fetch,
-    incremental_alter_configs_request as incremental, list_offsets_request as offsets,
+    describe_log_dirs_request as dirs, describe_topic_partitions_request as describe,
+    elect_leaders_request as elect, fetch_request as fetch, incremental_alter_configs_request as incremental,
+    list_offsets_request as offsets, list_partition_reassignments_request as moves,
     metadata_request as metadata, offset_for_leader_epoch_request as epochs, produce_request as produce, *,
 };
 use crate::kafka::protocol::StrBytes;
@@ -31,6 +33,13 @@ pub fn any_request(dice: &mut Dice, key: i16, version: i16) -> RequestKind {
         api::ALTER_CONFIGS => RequestKind::AlterConfigs(any_alter_configs(dice)),
         api::DESCRIBE_LOG_DIRS => RequestKind::DescribeLogDirs(any_log_dirs(dice)),
         api::CREATE_PARTITIONS => RequestKind::CreatePartitions(any_create_partitions(dice)),
+        api::ELECT_LEADERS => RequestKind::ElectLeaders(any_elect_leaders(dice, version)),
+        api::ALTER_PARTITION_REASSIGNMENTS => {
+            RequestKind::AlterPartitionReassignments(any_reassignments(dice, version))
+        }
+        api::LIST_PARTITION_REASSIGNMENTS => {
+            RequestKind::ListPartitionReassignments(any_list_reassignments(dice))
+        }
         api::INCREMENTAL_ALTER_CONFIGS => RequestKind::IncrementalAlterConfigs(any_incremental(dice)),
         api::DESCRIBE_CLUSTER => RequestKind::DescribeCluster(any_describe_cluster(dice, version)),
         api::DESCRIBE_TOPIC_PARTITIONS => RequestKind::DescribeTopicPartitions(any_describe_topics(dice)),
@@ -350,6 +359,46 @@ fn any_create_partitions(dice: &mut Dice) -> CreatePartitionsRequest {
         of_topic.with_count(number(dice)).with_assignments(assignments)
     });
     CreatePartitionsRequest::default().with_topics(topics).with_timeout_ms(number(dice))
+}
+
+fn any_elect_leaders(dice: &mut Dice, version: i16) -> ElectLeadersRequest {
+    let wanted = maybe(dice, |dice| {
+        some(dice, |dice| {
+            let of_topic = elect::TopicPartitions::default().with_topic(topic(dice));
+            of_topic.with_partitions(some(dice, number))
+        })
+    });
+    let mut request = ElectLeadersRequest::default().with_topic_partitions(wanted);
+    if version >= 1 {
+        request = request.with_election_type(1);
+    }
+    tags!(dice, version >= 2, request.with_timeout_ms(number(dice)))
+}
+
+fn any_reassignments(dice: &mut Dice, version: i16) -> AlterPartitionReassignmentsRequest {
+    let topics = some(dice, |dice| {
+        let partitions = some(dice, |dice| {
+            let of_partition = reassign::ReassignablePartition::default().with_partition_index(number(dice));
+            of_partition.with_replicas(maybe(dice, |dice| some(dice, broker)))
+        });
+        reassign::ReassignableTopic::default().with_name(topic(dice)).with_partitions(partitions)
+    });
+    let mut request = AlterPartitionReassignmentsRequest::default().with_topics(topics);
+    if version >= 1 {
+        request = request.with_allow_replication_factor_change(dice.one_in(2));
+    }
+    tags!(dice, true, request.with_timeout_ms(number(dice)))
+}
+
+fn any_list_reassignments(dice: &mut Dice) -> ListPartitionReassignmentsRequest {
+    let topics = maybe(dice, |dice| {
+        some(dice, |dice| {
+            let of_topic = moves::ListPartitionReassignmentsTopics::default().with_name(topic(dice));
+            of_topic.with_partition_indexes(some(dice, number))
+        })
+    });
+    let request = ListPartitionReassignmentsRequest::default().with_topics(topics);
+    tags!(dice, true, request.with_timeout_ms(number(dice)))
 }
 
 fn any_describe_cluster(dice: &mut Dice, version: i16) -> DescribeClusterRequest {
