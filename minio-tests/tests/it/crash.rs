@@ -43,8 +43,8 @@ fn create(kafka: &str) {
 fn crash_at(name: &str, hit: u32, spec: &Spec, load: &mut Load) {
     step(format!("kill -9 at {name}, hit {hit}"));
     // Sealing that makes way for nobody meets its crash points soon, however busy the machine is.
-    let spec = spec.clone().env("HIGHWATER_OFFLOAD_BACKLOG_BYTES_MAX", "0");
-    let mut node = spec.env("HIGHWATER_TEST_CRASH_AT", &format!("{name}:{hit}")).start();
+    let eager = spec.clone().env("HIGHWATER_OFFLOAD_BACKLOG_BYTES_MAX", "0");
+    let mut node = eager.env("HIGHWATER_TEST_CRASH_AT", &format!("{name}:{hit}")).start();
     let died = node.process.wait(Duration::from_secs(60));
     let end = node.process.log_end();
     let status = died.unwrap_or_else(|| panic!("{name} was not reached within 60 s of load: {end}"));
