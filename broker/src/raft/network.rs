@@ -114,12 +114,6 @@ impl RaftNetwork<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RpcError> {
-        eprintln!(
-            "DBG append to {} prev {:?} n {}",
-            self.replica,
-            request.prev_log_id,
-            request.entries.len()
-        );
         let append = Append {
             route: self.route(),
             vote: stored_vote(&request.vote),

@@ -1,5 +1,6 @@
 //! Groups and what is under them: openraft's storage suite, crashes at any instant, groups of three.
 
+mod chaos;
 mod cluster;
 mod figures;
 mod groups;

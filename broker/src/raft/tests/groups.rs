@@ -11,7 +11,7 @@ use super::cluster::{Cluster, partition};
 use crate::raft::{Beginning, ProposeRefusal, Role};
 
 /// Base offsets and first bytes of the batches in a log.
-fn batches(mut bytes: &[u8]) -> Vec<BatchHeader> {
+pub fn batches(mut bytes: &[u8]) -> Vec<BatchHeader> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let header = BatchHeader::parse(bytes).expect("a batch");
@@ -21,7 +21,7 @@ fn batches(mut bytes: &[u8]) -> Vec<BatchHeader> {
     found
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("runtime").block_on(test);
 }
