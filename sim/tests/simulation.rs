@@ -5,7 +5,7 @@ use highwater_sim::guards::{Guard, Guards};
 use highwater_sim::params::Mode;
 use highwater_sim::run::{Failure, raise_file_limit, run_seed, run_seeds};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 /// Within which the absence of a guard must be noticed.
 const GUARD_SEEDS: u64 = 200;
 

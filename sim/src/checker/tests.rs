@@ -59,7 +59,9 @@ fn a_sound_history_passes() {
 fn an_acknowledged_record_that_is_gone_is_lost() {
     let lost = found(|h| {
         h.polls.clear();
-        h.finals.iter_mut().for_each(|f| drop(f.records.pop()));
+        h.finals.iter_mut().for_each(|f| {
+            f.records.pop();
+        });
     });
     assert_eq!(lost, [Anomaly::Lost]);
 }
@@ -68,14 +70,18 @@ fn an_acknowledged_record_that_is_gone_is_lost() {
 fn what_was_read_once_and_is_gone_is_lost_even_if_nobody_was_told() {
     let lost = found(|h| {
         h.sends[3].sent = Sent::Unknown;
-        h.finals.iter_mut().for_each(|f| drop(f.records.pop()));
+        h.finals.iter_mut().for_each(|f| {
+            f.records.pop();
+        });
     });
     assert_eq!(lost, [Anomaly::Lost]);
 }
 
 #[test]
 fn what_eviction_takes_along_is_lost() {
-    let lost = found(|h| drop(h.finals[1].records.remove(0)));
+    let lost = found(|h| {
+        h.finals[1].records.remove(0);
+    });
     assert_eq!(lost, [Anomaly::Lost]);
 }
 
@@ -129,8 +135,8 @@ fn a_consumer_that_goes_back_sees_records_reordered() {
 
 #[test]
 fn two_values_at_one_offset_are_inconsistent() {
-    let other = found(|h| h.polls[0].records[1].1 = 201);
-    assert_eq!(other, [Anomaly::Duplicate, Anomaly::InconsistentOffset].map(|a| a).to_vec().split_off(1));
+    let other = found(|h| h.polls[0].records[1].1 = 999);
+    assert_eq!(other, [Anomaly::InconsistentOffset]);
 }
 
 #[test]
@@ -147,7 +153,9 @@ fn a_refused_record_that_is_read_is_an_aborted_read() {
 
 #[test]
 fn an_answer_that_leaves_out_offsets_skips() {
-    let skipped = found(|h| drop(h.polls[2].records.remove(0)));
+    let skipped = found(|h| {
+        h.polls[2].records.remove(0);
+    });
     assert_eq!(skipped, [Anomaly::Skipped]);
 }
 
@@ -167,7 +175,12 @@ fn objects_that_share_offsets_overlap() {
 fn replicas_that_differ_diverge() {
     assert_eq!(found(|h| h.replicas[1].batches[1].crc = 1), [Anomaly::Divergence]);
     assert_eq!(found(|h| h.replicas[1].batches[1].epoch = 1), [Anomaly::Divergence]);
-    assert_eq!(found(|h| drop(h.replicas[1].batches.remove(1))), [Anomaly::Divergence]);
+    assert_eq!(
+        found(|h| {
+            h.replicas[1].batches.remove(1);
+        }),
+        [Anomaly::Divergence]
+    );
     let cut_otherwise = |h: &mut History| {
         h.replicas[1].batches = vec![batch(0, 1, 5), batch(1, 4, 6)];
     };
@@ -176,7 +189,12 @@ fn replicas_that_differ_diverge() {
 
 #[test]
 fn a_replica_that_starts_later_agrees() {
-    assert_eq!(found(|h| drop(h.replicas[1].batches.remove(0))), []);
+    assert_eq!(
+        found(|h| {
+            h.replicas[1].batches.remove(0);
+        }),
+        []
+    );
 }
 
 #[test]
