@@ -1,8 +1,8 @@
 //! What other nodes and clients ask of this one: the gRPC service `Control`, beside Raft's own.
 //!
 //! The services exist before the coordinator does, so that the node's gRPC server can be up while the group
-//! forms; until then they answer UNAVAILABLE. Must not: begin a command before it has looked at who asks; hold
-//! a call without a deadline, or more streams than it may (invariant 16).
+//! forms; until then they answer UNAVAILABLE. Must not: begin a command before it has looked at who asks;
+//! hold a call without a deadline, or more streams than it may (invariant 16).
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};

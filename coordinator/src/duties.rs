@@ -1,5 +1,5 @@
-//! What only the leader of the control plane does by itself: it gives the cluster its id, fences brokers whose
-//! session has lapsed, and moves partitions where brokers come and go.
+//! What only the leader of the control plane does by itself: it gives the cluster its id, fences brokers
+//! whose session has lapsed, and moves partitions where brokers come and go.
 //!
 //! One worker; it sleeps until something can be due, and a lone node without other brokers never wakes. Every
 //! decision becomes a command, judged like any other: a leader of the past changes nothing. Must not: fence

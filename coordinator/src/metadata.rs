@@ -120,7 +120,8 @@ impl Source {
     }
 }
 
-/// The JSON of a snapshot, or of what has changed since `base`; off the runtime's threads, as it may be large.
+/// The JSON of a snapshot, or of what has changed since `base`; off the runtime's threads, as it may be
+/// large.
 async fn encoded(state: Arc<ClusterState>, base: Option<Arc<ClusterState>>) -> Result<Bytes, Ended> {
     let encode = move || match base {
         Some(base) => serde_json::to_vec(&state.delta_since(&base)),

@@ -1,9 +1,9 @@
 //! The way of a write or a read to the leader, and back.
 //!
-//! A node that leads proposes; every other forwards over gRPC and waits until its own state has what the answer
-//! speaks of, so that whoever wrote reads what it wrote. What certainly was not done is tried again elsewhere
-//! until the deadline; what may have been done is never sent twice (STYLE, "refused, failed, unknown"). Must
-//! not: hold more calls than the callers do.
+//! A node that leads proposes; every other forwards over gRPC and waits until its own state has what the
+//! answer speaks of, so that whoever wrote reads what it wrote. What certainly was not done is tried again
+//! elsewhere until the deadline; what may have been done is never sent twice (STYLE, "refused, failed,
+//! unknown"). Must not: hold more calls than the callers do.
 
 use std::time::Duration;
 

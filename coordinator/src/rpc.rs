@@ -1,8 +1,8 @@
 //! gRPC between nodes: the generated messages, the versions of the protocol, and the connections to the
 //! coordinators.
 //!
-//! Every call has a deadline, every connection is probed while it is idle, so that a partition that has healed
-//! does not leave a dead one behind. Must not: decide anything; know Raft. Invariant 16.
+//! Every call has a deadline, every connection is probed while it is idle, so that a partition that has
+//! healed does not leave a dead one behind. Must not: decide anything; know Raft. Invariant 16.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,10 +1,10 @@
 //! Broker sessions: the leader's side of the streams, and the broker's.
 //!
 //! A broker reports over one stream to whoever leads the control plane; who is silent for too long, or whose
-//! stream broke and does not come back, is fenced (`core/sessions.rs` judges, `duties.rs` carries out). Sessions
-//! are the leader's soft state and die with its term. The broker judges for itself too: it is live for as long
-//! as the last answered report allows, counted from when that report was sent, so that it knows no later than
-//! the leader that its session has lapsed.
+//! stream broke and does not come back, is fenced (`core/sessions.rs` judges, `duties.rs` carries out).
+//! Sessions are the leader's soft state and die with its term. The broker judges for itself too: it is live
+//! for as long as the last answered report allows, counted from when that report was sent, so that it knows
+//! no later than the leader that its session has lapsed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -356,15 +356,17 @@ fn every_dependency_carries_its_reason() {
 
 #[test]
 fn limits_have_names() {
-    let limits = fs::read_to_string(root().join("model/src/limits.rs")).expect("limits");
     let mut problems = Vec::new();
-    let mut documented = false;
-    for (n, line) in limits.lines().enumerate() {
-        if line.starts_with("pub const ") && !documented {
-            problems.push(format!("model/src/limits.rs:{}: a limit without its doc", n + 1));
+    for file in ["model/src/limits.rs", "model/src/limits/cluster.rs"] {
+        let limits = fs::read_to_string(root().join(file)).expect("limits");
+        let mut documented = false;
+        for (n, line) in limits.lines().enumerate() {
+            if line.starts_with("pub const ") && !documented {
+                problems.push(format!("{file}:{}: a limit without its doc", n + 1));
+            }
+            // A constant may share the doc of the one right above it.
+            documented = line.starts_with("///") || line.starts_with("#[") || line.starts_with("pub const ");
         }
-        // A constant may share the doc of the one right above it.
-        documented = line.starts_with("///") || line.starts_with("#[") || line.starts_with("pub const ");
     }
     report(problems);
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use highwater_coordinator::core::{ClusterState, ElectionKind, Refusal};
 use highwater_coordinator::WriteError;
+use highwater_coordinator::core::{ClusterState, ElectionKind, Refusal};
 use highwater_model::{TopicPartition, limits};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};

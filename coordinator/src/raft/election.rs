@@ -1,10 +1,10 @@
 //! When this member asks to lead, and what it answers to one that wants to: heartbeats, timeouts, pre-votes.
 //!
-//! openraft's own timers are off. A member whose leader is silent first asks the others whether they would vote
-//! for it, which changes nothing anywhere; only if more than half would, it raises its term. So a member that
-//! was paused or cut off and comes back does not unseat a leader that the others hear (openraft has no
-//! pre-vote; a term raised in vain would). Times decide when, never whether it is safe (invariant 17): that is
-//! openraft's votes.
+//! openraft's own timers are off. A member whose leader is silent first asks the others whether they would
+//! vote for it, which changes nothing anywhere; only if more than half would, it raises its term. So a member
+//! that was paused or cut off and comes back does not unseat a leader that the others hear (openraft has no
+//! pre-vote; a term raised in vain would). Times decide when, never whether it is safe (invariant 17): that
+//! is openraft's votes.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! What this process knows of its group: who the members are, by which storage it knows them, who is admitted,
-//! and when a leader was last heard.
+//! What this process knows of its group: who the members are, by which storage it knows them, who is
+//! admitted, and when a leader was last heard.
 //!
-//! Owns the judgement of greetings and of every message's envelope. A member whose storage is not the one that
-//! the group was formed with has forgotten what it voted for and acknowledged: it is refused, and refuses to
-//! vote or append itself. Must not: send or wait (`formation.rs` and `network.rs` do).
+//! Owns the judgement of greetings and of every message's envelope. A member whose storage is not the one
+//! that the group was formed with has forgotten what it voted for and acknowledged: it is refused, and
+//! refuses to vote or append itself. Must not: send or wait (`formation.rs` and `network.rs` do).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError, RwLock};

@@ -88,8 +88,8 @@ pub(crate) enum ProposeFailure {
 
 impl RaftNode {
     /// Opens the node's files. A lone node forms its group if there is none, and leads with its whole log
-    /// applied on return. A member of several greets its peers through `door`, and returns once it is admitted;
-    /// it may have to wait for them without end.
+    /// applied on return. A member of several greets its peers through `door`, and returns once it is
+    /// admitted; it may have to wait for them without end.
     pub(crate) async fn open(settings: NodeSettings, door: &CoordinationDoor) -> Result<RaftNode, OpenError> {
         let (node_id, list) = (settings.node_id, settings.coordinators.clone());
         let (snapshot_entries, start_timeout) = (settings.snapshot_entries, settings.start_timeout);
@@ -382,8 +382,9 @@ fn lone_config(snapshot_entries: u64) -> Config {
     }
 }
 
-/// A member of several. Its timers are ours (`election.rs`); of openraft's own, the "heartbeat interval" is the
-/// deadline of a call, the shorter election timeout that of a vote, and the longer one the leader's lease.
+/// A member of several. Its timers are ours (`election.rs`); of openraft's own, the "heartbeat interval" is
+/// the deadline of a call, the shorter election timeout that of a vote, and the longer one the leader's
+/// lease.
 fn member_config(snapshot_entries: u64) -> Config {
     let lease_ms = u64::try_from(LEADER_LEASE.as_millis()).expect("a second");
     Config {

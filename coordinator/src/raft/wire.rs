@@ -1,6 +1,6 @@
 //! Raft's messages as they travel: openraft's own types to and from `proto`, and nothing else. Entries travel
-//! in the form that they have on disk, with its checksums (invariant 19). Lengths are bounded by what a peer's
-//! message may have.
+//! in the form that they have on disk, with its checksums (invariant 19). Lengths are bounded by what a
+//! peer's message may have.
 
 use bytes::Bytes;
 use openraft::raft::{
