@@ -18,7 +18,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use highwater_coordinator::ControlDoor;
 use highwater_model::limits::{
-    GRPC_MESSAGE_BYTES_MAX, GRPC_REQUESTS_PER_CONNECTION_MAX, OFFLOAD_WAIT_MAX, REPLICA_MESSAGE_BYTES_MAX,
+    GRPC_CONNECTIONS_MAX, GRPC_MESSAGE_BYTES_MAX, GRPC_REQUESTS_PER_CONNECTION_MAX, OFFLOAD_WAIT_MAX,
+    REPLICA_MESSAGE_BYTES_MAX,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -56,7 +57,7 @@ pub async fn serve(
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = door::incoming(node.clone(), listener);
+    let incoming = door::incoming(node.clone(), listener, GRPC_CONNECTIONS_MAX);
     let mut routes = Routes::builder();
     control.add_services(&mut routes);
     let late = NodeServices { node, routes: Arc::default() };

@@ -57,8 +57,9 @@ pub const CLIENT_LINE_GROUPS_MAX: usize = 8;
 /// Connections to the HTTP door at a time, and the age at which one is closed (it bounds slow clients too).
 pub const HTTP_CONNECTIONS_MAX: usize = 256;
 pub const HTTP_CONNECTION_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(300);
-/// Connections to the gRPC door at a time; more are refused.
-pub const GRPC_CONNECTIONS_MAX: usize = 128;
+/// Connections to the gRPC door at a time, more are refused: two of every other broker, for the control plane
+/// and for replication, and those of operators.
+pub const GRPC_CONNECTIONS_MAX: usize = 2 * BROKERS_MAX + 128;
 /// How long a connection to the gRPC door may take to greet in HTTP/2.
 pub const GRPC_GREETING_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 /// Refused clients that are told why at a time, and how long each may take to read it.

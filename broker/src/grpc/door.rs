@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use highwater_model::limits::{GRPC_CONNECTIONS_MAX, GRPC_GREETING_MAX, GRPC_REFUSAL_MAX, GRPC_REFUSALS_MAX};
+use highwater_model::limits::{GRPC_GREETING_MAX, GRPC_REFUSAL_MAX, GRPC_REFUSALS_MAX};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -41,9 +41,13 @@ struct Door {
     refusals: Arc<Semaphore>,
 }
 
-/// Connections that have found a seat, without end.
-pub fn incoming(node: Slot, listener: TcpListener) -> impl Stream<Item = io::Result<Seated>> {
-    let seats = Arc::new(Semaphore::new(GRPC_CONNECTIONS_MAX));
+/// Connections that have found one of so many seats, without end.
+pub fn incoming(
+    node: Slot,
+    listener: TcpListener,
+    seats: usize,
+) -> impl Stream<Item = io::Result<Seated>> + Send {
+    let seats = Arc::new(Semaphore::new(seats));
     let refusals = Arc::new(Semaphore::new(GRPC_REFUSALS_MAX));
     let door = Door { node, log: RefusalLog::default(), listener, seats, refusals };
     futures::stream::unfold(door, |door| async move {
@@ -171,7 +175,13 @@ impl AsyncWrite for Seated {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+    use tonic::service::Routes;
+    use tonic::transport::{Channel, Server};
+
     use super::*;
+    use crate::grpc::proto::TierStatusRequest;
+    use crate::grpc::proto::admin_client::AdminClient;
 
     #[tokio::test]
     async fn who_says_nothing_loses_the_seat_and_who_greets_keeps_it() {
@@ -196,6 +206,43 @@ mod tests {
         // Later silence is the business of HTTP/2's own pings.
         let quiet = timeout(2 * wait, heard.read(&mut greeting)).await;
         assert!(quiet.is_err(), "still open: {quiet:?}");
+    }
+
+    /// A door of three seats, on which there is no service: who is let in is told that.
+    #[tokio::test]
+    async fn who_finds_no_seat_is_told_so_until_one_is_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+        let address = listener.local_addr().expect("bound");
+        let server = Server::builder().add_routes(Routes::default());
+        let serving = tokio::spawn(server.serve_with_incoming(incoming(Slot::default(), listener, 3)));
+        let ask = async |admin: &mut AdminClient<Channel>| {
+            admin.tier_status(TierStatusRequest {}).await.expect_err("no service").code()
+        };
+        let admin = || AdminClient::connect(format!("http://{address}"));
+        let mut early = admin().await.expect("connected");
+        assert_eq!(ask(&mut early).await, Code::Unimplemented);
+        // The others greet and then say nothing.
+        let mut others = Vec::new();
+        for _ in 0..2 {
+            let mut other = TcpStream::connect(address).await.expect("connected");
+            other.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+            other.read_exact(&mut [0; 9]).await.expect("a seat");
+            others.push(other);
+        }
+        let mut late = TcpStream::connect(address).await.expect("connected");
+        late.write_all(b"PRI * HTTP/2.0\r\n").await.expect("sent");
+        let mut told = Vec::new();
+        let read = timeout(Duration::from_secs(10), late.read_to_end(&mut told)).await.expect("in time");
+        assert_eq!((read.expect("not reset"), told.as_slice()), (TOO_MANY.len(), TOO_MANY));
+        let mut refused = admin().await.expect("the reason comes with the call");
+        assert_eq!(ask(&mut refused).await, Code::ResourceExhausted);
+        assert_eq!(ask(&mut early).await, Code::Unimplemented, "who is in stays in");
+        drop(others.pop());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while ask(&mut admin().await.expect("connected")).await != Code::Unimplemented {
+            assert!(tokio::time::Instant::now() < deadline, "a seat is free");
+        }
+        serving.abort();
     }
 
     #[test]
