@@ -46,6 +46,8 @@ pub struct Store {
     pub(super) port: Arc<dyn PartitionPort>,
     syncs: Arc<SyncQueue>,
     inner: Mutex<Inner>,
+    /// Held while a move of the high watermark is told, so that moves are told in order. Taken before `inner`.
+    advancing: Mutex<()>,
     is_flush_queued: AtomicBool,
     /// Copy of the base's offset, to be read while the log's owner holds its lock.
     released: AtomicI64,
@@ -260,9 +262,12 @@ impl Store {
             }
             inner.durable = inner.durable.max(upto);
             let durable = inner.durable.0.map_or(0, |id| id.index + 1);
-            while inner.waiting.front().is_some_and(|(index, _)| *index < durable) {
-                told.extend(inner.waiting.pop_front());
-            }
+            // Not only from the front: a claim may wait for a later entry than the append after it.
+            let waiting = std::mem::take(&mut inner.waiting);
+            let (done, still): (VecDeque<_>, VecDeque<_>) =
+                waiting.into_iter().partition(|(index, _)| *index < durable);
+            inner.waiting = still;
+            told.extend(done);
         }
         for (_, done) in told {
             done(Ok(()));
@@ -272,6 +277,7 @@ impl Store {
 
     /// Moves the high watermark to what is committed and durable here.
     fn advance(&self) {
+        let _advancing = self.advancing.lock().unwrap_or_else(PoisonError::into_inner);
         let moved = {
             let mut inner = self.lock();
             let end = inner.applied.1.min(inner.durable.1);

@@ -56,8 +56,9 @@ impl RaftGroup {
             standing.reported_term = Some(term);
             wish.report_term = Some(term);
         }
-        wish.heartbeat = self.store.take_held_back();
-        self.rest(&mut standing, now_ms);
+        let comes_to_rest = self.rest(&mut standing, now_ms);
+        // The last word on commits may have been lost, and nothing would come after it.
+        wish.heartbeat = self.store.take_held_back() || (comes_to_rest && standing.known.leads);
         wish
     }
 
@@ -68,16 +69,20 @@ impl RaftGroup {
         true
     }
 
-    /// Gives back memory when nothing was appended for a while.
-    fn rest(&self, standing: &mut Standing, now_ms: i64) {
+    /// Gives back memory when nothing was appended for a while; true when that begins.
+    fn rest(&self, standing: &mut Standing, now_ms: i64) -> bool {
         let end = self.store.appended_end();
         if self.proposed_at_end.swap(end, Ordering::Relaxed) != end {
             (standing.active_at_ms, standing.is_shed) = (now_ms, false);
-        } else if !standing.is_shed && now_ms - standing.active_at_ms > 2 * RAFT_LEASE_MS as i64 {
+            return false;
+        }
+        let rests = !standing.is_shed && now_ms - standing.active_at_ms > 2 * RAFT_LEASE_MS as i64;
+        if rests {
             standing.is_shed = true;
             self.store.shed();
             self.replies.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+        rests
     }
 
     /// A report of leadership was not taken: it is made again.

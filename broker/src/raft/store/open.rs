@@ -58,6 +58,7 @@ impl Store {
         let store = Store {
             port,
             syncs,
+            advancing: Mutex::default(),
             is_flush_queued: AtomicBool::new(false),
             released: AtomicI64::new(offset),
             high_watermark: watch::Sender::new(offset),

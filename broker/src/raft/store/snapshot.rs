@@ -6,8 +6,8 @@
 //! log is begun there. A base past the log's end with a kept beginning is an installation to be finished.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use highwater_log::{Beginning as LogBeginning, EpochStart};
 use highwater_model::Offset;
@@ -166,10 +166,11 @@ impl Store {
         inner.durable = (Some(id), offset);
         inner.applied = (Some(id), offset);
         inner.advanced = inner.advanced.max(offset);
-        let moved = inner.advanced;
         self.released.store(offset, Ordering::SeqCst);
         drop(inner);
+        let _advancing = self.advancing.lock().unwrap_or_else(PoisonError::into_inner);
         self.port.begun(offset);
+        let moved = self.lock().advanced;
         self.port.advance(moved);
         self.told_high_watermark(moved);
         Ok(())

@@ -1,5 +1,6 @@
 //! Taking away from either end of a group's log. Invariant 4: what is committed is never cut.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -38,6 +39,13 @@ impl Store {
         inner.last = last;
         // What was cut was synced with it; what is left may be a little more than was known to be durable.
         inner.durable = inner.durable.min((last, offset));
+        let waiting = std::mem::take(&mut inner.waiting);
+        let (gone, still): (VecDeque<_>, VecDeque<_>) = waiting.into_iter().partition(|(at, _)| *at >= index);
+        inner.waiting = still;
+        drop(inner);
+        for (_, done) in gone {
+            done(Err(io::Error::other("the entry was cut")));
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! twice, one leader per term, logs are equal byte for byte. `RAFT_SEEDS=n` runs more, from `RAFT_SEED`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use highwater_wire::batch::BatchHeader;
@@ -9,12 +10,14 @@ use highwater_wire::batch::BatchHeader;
 use super::cluster::Cluster;
 use super::groups::{batches, run};
 use super::kit::batch_of;
-use crate::raft::Beginning;
+use crate::raft::{Beginning, RaftGroup};
 
 const PRODUCERS: i64 = 4;
-const STEPS: u64 = 150;
+const STEPS: u64 = 120;
 /// So that a group without a leader is not done with before it has one.
-const STEP: Duration = Duration::from_millis(60);
+const STEP_MS: u64 = 40;
+/// Batches that a producer sends in a step.
+const BATCHES: i32 = 5;
 
 struct Random(u64);
 
@@ -35,28 +38,23 @@ struct Load {
     acked: Vec<(i64, i32, i64)>,
 }
 
+/// What a producer got acknowledged: sequence and offset of each batch, in order.
+type Acked = Vec<(i32, i64)>;
+
 impl Load {
-    /// Every producer tries its next batch once, at whoever leads.
-    async fn step(&mut self, cluster: &Cluster) {
+    /// Every producer sends a few batches, one after another, to whoever leads.
+    fn begin(&mut self, cluster: &Cluster) -> Vec<(i64, tokio::task::JoinHandle<Acked>)> {
         let tries = (0..PRODUCERS).map(|producer| {
-            let sequence = *self.next.entry(producer).or_default();
+            let first = *self.next.entry(producer).or_default();
             let groups: Vec<_> = cluster.nodes.values().map(|node| node.group.clone()).collect();
-            tokio::spawn(async move {
-                for group in groups {
-                    let (header, bytes) = batch_of(&format!("{producer} {sequence}"), 1, producer, sequence);
-                    let attempt = async {
-                        let appended = group.propose(&header, bytes).await?;
-                        group.committed(&appended).await.map(|()| appended)
-                    };
-                    if let Ok(Ok(appended)) = tokio::time::timeout(Duration::from_secs(2), attempt).await {
-                        return Some((producer, sequence, appended.base_offset));
-                    }
-                }
-                None
-            })
+            (producer, tokio::spawn(send(groups, producer, first)))
         });
-        for attempt in tries.collect::<Vec<_>>() {
-            if let Some((producer, sequence, offset)) = attempt.await.expect("no assertion failed") {
+        tries.collect()
+    }
+
+    async fn end(&mut self, tries: Vec<(i64, tokio::task::JoinHandle<Acked>)>) {
+        for (producer, attempt) in tries {
+            for (sequence, offset) in attempt.await.expect("no assertion failed") {
                 self.acked.push((producer, sequence, offset));
                 self.next.insert(producer, sequence + 1);
             }
@@ -69,11 +67,42 @@ impl Load {
         assert_eq!(found.len(), log.len(), "no batch is there twice");
         for (producer, sequence, offset) in &self.acked {
             let is_there = found.get(&(*producer, *sequence)) == Some(offset);
-            assert!(is_there, "batch {sequence} of {producer}, acknowledged at {offset}");
+            let instead = log.iter().find(|h| h.base_offset == *offset);
+            let instead = instead.map(|h| (h.producer_id, h.base_sequence, h.leader_epoch));
+            let elsewhere = found.get(&(*producer, *sequence));
+            assert!(
+                is_there,
+                "batch {sequence} of {producer} was acknowledged at {offset}; there is {instead:?}, it is at {elsewhere:?}"
+            );
         }
         assert!(log.iter().zip(0..).all(|(header, offset)| header.base_offset == offset));
         assert!(log.windows(2).all(|pair| pair[0].leader_epoch <= pair[1].leader_epoch));
     }
+}
+
+/// Sends until something is not acknowledged.
+async fn send(groups: Vec<Arc<RaftGroup>>, producer: i64, first: i32) -> Acked {
+    let mut acked = Acked::new();
+    for sequence in first..first + BATCHES {
+        let (header, bytes) = batch_of(&format!("{producer} {sequence}"), 1, producer, sequence);
+        let mut offset = None;
+        for group in &groups {
+            let attempt = async {
+                let appended = group.propose(&header, bytes.clone()).await?;
+                group.committed(&appended).await.map(|()| appended)
+            };
+            let attempted = tokio::time::timeout(Duration::from_secs(2), attempt).await;
+            if let Ok(Ok(appended)) = attempted {
+                offset = Some(appended.base_offset);
+                break;
+            }
+        }
+        match offset {
+            Some(offset) => acked.push((sequence, offset)),
+            None => break,
+        }
+    }
+    acked
 }
 
 async fn restart(cluster: &mut Cluster, node: u64, power: Option<u64>) {
@@ -114,17 +143,20 @@ fn nothing_acknowledged_is_lost_whatever_dies() {
             let mut cluster = Cluster::start().await;
             let mut load = Load::default();
             for _ in 0..STEPS {
+                let tries = load.begin(&cluster);
+                tokio::time::sleep(Duration::from_millis(random.below(STEP_MS))).await;
                 if random.below(8) == 0 {
                     trouble(&mut cluster, &mut random).await;
                 }
-                load.step(&cluster).await;
-                tokio::time::sleep(STEP).await;
+                load.end(tries).await;
+                tokio::time::sleep(Duration::from_millis(STEP_MS)).await;
             }
             cluster.heal();
             cluster.leader().await;
             let before = load.acked.len();
             while load.acked.len() < before + PRODUCERS as usize {
-                load.step(&cluster).await;
+                let tries = load.begin(&cluster);
+                load.end(tries).await;
             }
             let log = batches(&cluster.converged().await);
             load.check(&log);

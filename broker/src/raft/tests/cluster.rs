@@ -9,7 +9,7 @@ use highwater_log::disk::{Disk, SimDisk};
 use highwater_model::{NodeId, TopicId, TopicPartition};
 use uuid::Uuid;
 
-use super::kit::{Home, batch_of};
+use super::kit::{Home, SlowDisk, batch_of};
 use crate::raft::{
     Answer, Appended, Beginning, LeadershipPort, OpenError, ProposeRefusal, RaftGroup, RaftHost, Request,
     Role, SyncQueue, Transport, Unreached,
@@ -40,12 +40,17 @@ impl Transport for Link {
         }
         let host = self.net.hosts.read().expect("hosts").get(&to).cloned();
         let Some(host) = host else { return Err(lost("down", true)) };
-        let from = self.from;
+        let (from, asked) = (self.from, host.clone());
         // On a task of its own, as on another machine: who gives up waiting does not stop it.
         let served = tokio::spawn(async move { host.serve(from, request).await });
         let answer = tokio::time::timeout(deadline, served).await.map_err(|_| lost("late", false))?;
         if is_cut(to, self.from) {
             return Err(lost("cut", false));
+        }
+        // The dead say nothing: what they would have said may not be on their disk.
+        let is_there = |host: &Arc<RaftHost>| Arc::ptr_eq(host, &asked);
+        if !self.net.hosts.read().expect("hosts").get(&to).is_some_and(is_there) {
+            return Err(lost("died", true));
         }
         answer.map_err(|_| lost("ended", true))
     }
@@ -69,6 +74,7 @@ pub struct Node {
     pub home: Arc<Home>,
     pub host: Arc<RaftHost>,
     pub group: Arc<RaftGroup>,
+    syncs: Arc<SyncQueue>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -111,13 +117,13 @@ impl Cluster {
         self.boots += 1;
         let link = Arc::new(Link { from: node, net: self.net.clone() });
         let syncs = Arc::new(SyncQueue::start().expect("threads"));
-        let host = RaftHost::new(node, self.boots, link, self.records.clone(), syncs);
-        let home = Home::open(&disk);
-        let raw: Arc<dyn Disk> = Arc::new(disk.clone());
+        let host = RaftHost::new(node, self.boots, link, self.records.clone(), syncs.clone());
+        let raw: Arc<dyn Disk> = Arc::new(SlowDisk(disk.clone()));
+        let home = Home::open_on(raw.clone());
         let group = host.open_group(partition(), raw, home.clone(), beginning, false).await?;
         self.net.hosts.write().expect("hosts").insert(node, host.clone());
         let task = tokio::spawn(host.clone().run());
-        self.nodes.insert(node, Node { disk, home, host, group, task });
+        self.nodes.insert(node, Node { disk, home, host, group, syncs, task });
         Ok(())
     }
 
@@ -128,6 +134,11 @@ impl Cluster {
         // Nothing more reaches the disk that will be opened again.
         gone.home.is_closed.store(true, Ordering::SeqCst);
         gone.group.store.fail("killed");
+        // Whoever is at the log is done with it.
+        drop(gone.home.log.lock().expect("log"));
+        if power.is_none() {
+            gone.syncs.stop();
+        }
         let disk = match power {
             Some(seed) => gone.disk.crash(seed).expect("memory"),
             None => gone.disk.clone(),

@@ -150,7 +150,7 @@ fn a_group_at_rest_sends_nothing_but_greetings() {
         let (leader, _) = cluster.leader().await;
         cluster.produce(leader, "one", 0).await.expect("committed");
         cluster.converged().await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
         let before = cluster.net.calls.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(2)).await;
         let calls = cluster.net.calls.load(Ordering::SeqCst) - before;

@@ -1,10 +1,13 @@
 //! A partition without a broker: a log on a simulated disk, and what its group told it.
 
+use std::fs::File;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use highwater_log::disk::{Disk, SimDisk};
+use highwater_log::disk::{Disk, DiskFile, Entry, SimDisk};
 use highwater_log::{LogSettings, PartitionLog};
 use highwater_model::Offset;
 use highwater_wire::batch::{BatchHeader, NO_PRODUCER_ID};
@@ -23,9 +26,71 @@ pub fn settings() -> LogSettings {
     LogSettings { segment_bytes: 8 * 1024, index_interval_bytes: 1_024, ..LogSettings::default() }
 }
 
+/// A disk whose syncs take a while, as real ones do: what is written and not yet durable is at stake so long.
+#[derive(Debug)]
+pub struct SlowDisk(pub SimDisk);
+
+const SYNC: Duration = Duration::from_millis(4);
+
+#[derive(Debug)]
+struct SlowFile(Arc<dyn DiskFile>);
+
+impl Disk for SlowDisk {
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.0.list()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SlowFile(self.0.open(name)?)))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SlowFile(self.0.create(name)?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.0.sync_dir()
+    }
+}
+
+impl DiskFile for SlowFile {
+    fn file(&self) -> &Arc<File> {
+        self.0.file()
+    }
+
+    fn write_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.0.write_at(parts, position)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.truncate(bytes)
+    }
+
+    fn forget_cached(&self) -> io::Result<()> {
+        self.0.forget_cached()
+    }
+
+    #[allow(clippy::disallowed_methods)] // stands for the time that a disk takes
+    fn sync(&self) -> io::Result<()> {
+        std::thread::sleep(SYNC);
+        self.0.sync()
+    }
+}
+
 impl Home {
     pub fn open(disk: &SimDisk) -> Arc<Home> {
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        Home::open_on(Arc::new(disk.clone()))
+    }
+
+    pub fn open_on(disk: Arc<dyn Disk>) -> Arc<Home> {
         let (log, _) = PartitionLog::open_on(disk, settings(), 1_000).expect("opens");
         Home::of(log)
     }
@@ -43,12 +108,19 @@ impl Home {
     /// Every byte of the log, segment after segment.
     pub fn bytes(&self) -> Vec<u8> {
         let log = self.log.lock().expect("log");
-        let (start, end) = (log.local_start(), log.log_end());
-        if start == end {
-            return Vec::new();
+        let (mut from, end) = (log.local_start(), log.log_end());
+        let mut bytes = Vec::new();
+        while from < end {
+            // A read has only so many slices.
+            let read = log.read(from, usize::MAX, end, true).expect("reads");
+            let mut last = bytes.len();
+            bytes.extend(read.slices.iter().flat_map(|slice| slice.read().expect("reads")));
+            while last < bytes.len() {
+                let header = BatchHeader::parse(&bytes[last..]).expect("a batch");
+                (last, from) = (last + header.total_bytes(), header.next_offset());
+            }
         }
-        let read = log.read(start, usize::MAX, end, true).expect("reads");
-        read.slices.iter().flat_map(|slice| slice.read().expect("reads")).collect()
+        bytes
     }
 
     pub fn log_end(&self) -> Offset {
@@ -58,11 +130,12 @@ impl Home {
 
 impl PartitionPort for Home {
     fn with_log(&self, work: &mut dyn FnMut(&mut PartitionLog)) -> bool {
-        if self.is_closed.load(Ordering::SeqCst) {
-            return false;
+        let mut log = self.log.lock().expect("log");
+        let is_open = !self.is_closed.load(Ordering::SeqCst);
+        if is_open {
+            work(&mut log);
         }
-        work(&mut self.log.lock().expect("log"));
-        true
+        is_open
     }
 
     fn now_ms(&self) -> i64 {
