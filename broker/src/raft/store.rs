@@ -46,7 +46,8 @@ pub struct Store {
     pub(super) port: Arc<dyn PartitionPort>,
     syncs: Arc<SyncQueue>,
     inner: Mutex<Inner>,
-    /// Held while a move of the high watermark is told, so that moves are told in order. Taken before `inner`.
+    /// Held while a move of the high watermark is told, so that moves are told in order; taken before
+    /// `inner`.
     advancing: Mutex<()>,
     is_flush_queued: AtomicBool,
     /// Copy of the base's offset, to be read while the log's owner holds its lock.
