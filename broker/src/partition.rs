@@ -213,10 +213,16 @@ impl Partition {
         let high_watermark = self.high_watermark.load(Ordering::Relaxed);
         // The manifest's log start rules: it moves first, and a log that was begun anew does not know it.
         let log_start = inner.manifest.log_start.min(high_watermark);
+        let local_start = inner.log().local_start().max(log_start);
+        // A follower may have begun where its leader's manifest ends, before it has heard of that manifest.
+        let tiered_end = match inner.replica.role() {
+            Role::Leader => inner.manifest.tiered_end,
+            _ => inner.manifest.tiered_end.max(local_start),
+        };
         OffsetBounds {
             log_start,
-            local_start: inner.log().local_start().max(log_start),
-            tiered_end: inner.manifest.tiered_end.min(high_watermark),
+            local_start,
+            tiered_end: tiered_end.min(high_watermark),
             last_stable: high_watermark,
             high_watermark,
             log_end: inner.log().log_end(),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use highwater_model::{Clock, NodeId, TopicId};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -31,23 +31,37 @@ impl Clock for TestClock {
     }
 }
 
-/// A gRPC server on a port that stays the node's.
+/// A node's gRPC server. It has threads of its own: when they go, so do its connections, as those of a
+/// process that is killed.
 struct Server1 {
-    task: JoinHandle<()>,
+    runtime: Option<Runtime>,
 }
 
 impl Server1 {
     fn start(listener: std::net::TcpListener, door: &ControlDoor) -> Server1 {
         listener.set_nonblocking(true).expect("nonblocking");
-        let listener = TcpListener::from_std(listener).expect("listener");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("threads");
         let mut routes = Routes::builder();
         door.add_services(&mut routes);
         let server = Server::builder().add_routes(routes.routes());
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let task = tokio::spawn(async move {
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("listener");
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             server.serve_with_incoming(incoming).await.expect("serves");
         });
-        Server1 { task }
+        Server1 { runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Server1 {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -67,8 +81,7 @@ struct Node {
 impl Node {
     /// As a process that is killed, as far as its peers can tell.
     async fn kill(self) {
-        self.server.task.abort();
-        let _ = self.server.task.await;
+        drop(self.server);
         self.coordinator.close().await;
     }
 }
@@ -103,13 +116,7 @@ impl Cluster {
         let door = settings.door.clone();
         let listener = self.listeners[&settings.node_id].try_clone().expect("a second handle");
         let server = Server1::start(listener, &door);
-        match Coordinator::start(settings).await {
-            Ok(coordinator) => Ok(Node { coordinator, server }),
-            Err(e) => {
-                server.task.abort();
-                Err(e)
-            }
-        }
+        Coordinator::start(settings).await.map(|coordinator| Node { coordinator, server })
     }
 
     async fn start(&self, id: NodeId) -> Node {
@@ -425,7 +432,11 @@ async fn any_client_follows_by_deltas_and_one_that_falls_behind_gets_a_snapshot(
     let nodes = cluster.start_all().await;
     let coordinator = &nodes[&2].coordinator;
     coordinator.register_broker(registration(2, 2)).await.expect("registered");
-    let mut client = ControlClient::connect(format!("http://{}", cluster.list[&2])).await.expect("connected");
+    // Small windows: what nobody reads fills them soon.
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", cluster.list[&2]));
+    let endpoint = endpoint.expect("an address").initial_stream_window_size(65_535);
+    let channel = endpoint.initial_connection_window_size(65_535).connect().await.expect("connected");
+    let mut client = ControlClient::new(channel);
     let updates = client.watch_metadata(proto::WatchMetadataRequest::default()).await.expect("a stream");
     let mut updates = updates.into_inner();
     let (first, body) = update(&mut updates).await;

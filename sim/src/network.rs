@@ -27,6 +27,9 @@ pub enum Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Host(pub u64);
 
+/// No message takes longer, whatever the weather.
+pub const DELAYED_MAX: Micros = 6 * SECOND;
+
 /// How bad the network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weather {
@@ -125,6 +128,7 @@ impl Network {
 
     fn delay(&mut self) -> Micros {
         let weather = self.weather;
+        assert!(weather.delay_max.max(weather.delayed_max) <= DELAYED_MAX, "bounded weather");
         match self.chance.permille(weather.delayed_permille) {
             true => self.chance.between(weather.delay_min, weather.delayed_max.max(weather.delay_min)),
             false => self.chance.between(weather.delay_min, weather.delay_max),

@@ -65,7 +65,8 @@ fn wrong_usage_has_exit_code_2_and_help_0() {
         &["consume", "t", "--offset", "1", "--from-beginning"],
         &["consume", "t", "--timestamp", "yesterday"],
         &["tier", "scrub"],
-        &["cluster", "status"],
+        &["cluster", "move", "t"],
+        &["cluster", "drain"],
         &["group", "list"],
     ] {
         assert_eq!(code(args), 2, "{args:?}");

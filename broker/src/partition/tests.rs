@@ -197,3 +197,36 @@ async fn a_closed_partition_tells_everyone() {
     assert!(matches!(partition.bounds(), Err(Unavailable::Closed)));
     assert!(partition.local_shape().is_none());
 }
+
+/// A follower that was paused hears of its leader's manifest later than of where to begin.
+#[test]
+fn a_follower_may_begin_past_the_manifest_that_it_knows() {
+    let partition = open(&SimDisk::new(), "9223372036854775807", Manifest::new(0));
+    let config = Arc::new(TopicConfig::default());
+    let member = |node_id| Member { node_id, broker_epoch: 1, may_join: true };
+    let follows = Assignment {
+        leader: Some(2),
+        leader_epoch: 1,
+        replicas: vec![member(NODE), member(2)],
+        isr: vec![2],
+        ..alone(1, &config)
+    };
+    partition.take_assignment(0, &config, &follows);
+    let asked = partition.next_fetch(1).expect("follows");
+    let epochs = vec![highwater_log::EpochStart { epoch: 0, start_offset: 0 }];
+    let beginning = highwater_log::Beginning { offset: 5, epochs, producers: Vec::new() };
+    let answer = crate::replica::FetchAnswer {
+        position: asked.position,
+        high_watermark: 5,
+        log_start: 0,
+        content: crate::replica::AnswerContent::Begin(beginning),
+    };
+    {
+        let mut inner = partition.lock_any();
+        let taken = inner.replica.take_answer(0, &answer).expect("taken");
+        partition.take_moves(&inner, &taken.moves);
+        partition.check_bounds(&mut inner);
+    }
+    let bounds = partition.bounds().expect("it serves on");
+    assert_eq!((bounds.local_start, bounds.tiered_end, bounds.high_watermark), (5, 5, 5));
+}

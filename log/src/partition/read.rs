@@ -109,7 +109,7 @@ impl PartitionLog {
         let mut from = start;
         for view in self.views(start).take(READ_SLICES_MAX) {
             let must = at_least_one_batch && read.slices.is_empty();
-            let found = view.map_err(ReadError::from).and_then(|view| {
+            let found = view.and_then(|view| {
                 let cut = cut(&view, from, left, end_bound, must)?;
                 Ok((view, cut))
             });

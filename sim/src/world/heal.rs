@@ -8,7 +8,7 @@ use super::World;
 use crate::checker::Anomaly;
 use crate::client::{Client, Consumer, Goal};
 use crate::history::{HeldBatch, Listed, Manifest, Replica};
-use crate::network::{MILLI, Micros, SECOND};
+use crate::network::{DELAYED_MAX, MILLI, Micros, SECOND};
 use crate::params::Params;
 
 /// Within which a reader must have read its partition.
@@ -32,7 +32,10 @@ impl World {
             }
         }
         let within = self.context.params.heal_max;
-        if !self.advance_until(within, |world| world.unsettled().is_none()) {
+        // What the network still holds back may be appended when it comes.
+        let quiet = self.context.now + DELAYED_MAX;
+        let rests = |world: &World| world.context.now >= quiet && world.unsettled().is_none();
+        if !self.advance_until(within, rests) {
             return self.stuck_on("does not converge");
         }
         self.record_replicas();

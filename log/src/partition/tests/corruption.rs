@@ -362,7 +362,7 @@ fn recovery_does_not_believe_what_a_failed_fsync_left_in_the_cache() {
 fn a_read_gives_what_lies_before_a_segment_that_has_rotted() {
     let (disk, _) = filled(true);
     let (log, _) = open(&disk);
-    let rotten = log.sealed()[1].clone();
+    let rotten = log.sealed()[1];
     let read = |from: Offset| log.read(from, 1 << 20, log.log_end(), true);
     let whole: usize = read(0).expect("reads").slices.iter().map(|slice| slice.length).sum();
     let file = disk.open(&crate::names::log(rotten.start)).expect("there");
