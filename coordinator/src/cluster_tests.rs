@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use highwater_model::{Clock, NodeId, TopicId};
@@ -67,8 +67,8 @@ impl Drop for Server1 {
 
 struct Cluster {
     dir: tempfile::TempDir,
-    /// Ports stay bound for a node's next life: nobody else takes them.
-    listeners: BTreeMap<NodeId, std::net::TcpListener>,
+    /// Ports that were taken for nodes that have not started yet.
+    listeners: Mutex<BTreeMap<NodeId, std::net::TcpListener>>,
     list: BTreeMap<NodeId, String>,
 }
 
@@ -97,7 +97,7 @@ impl Cluster {
         }
         let address = |l: &std::net::TcpListener| l.local_addr().expect("bound").to_string();
         let list = listeners.iter().map(|(id, l)| (*id, address(l))).collect();
-        Cluster { dir: tempfile::tempdir().expect("scratch"), listeners, list }
+        Cluster { dir: tempfile::tempdir().expect("scratch"), listeners: Mutex::new(listeners), list }
     }
 
     fn data_dir(&self, id: NodeId) -> PathBuf {
@@ -112,9 +112,26 @@ impl Cluster {
         settings
     }
 
+    /// The node's port: as it was taken in its first life, taken again once the life before has let it go. In
+    /// between it refuses, as that of a dead process does.
+    async fn listener(&self, id: NodeId) -> std::net::TcpListener {
+        let first = self.listeners.lock().expect("no test panics with it").remove(&id);
+        if let Some(first) = first {
+            return first;
+        }
+        let deadline = Instant::now() + LONG;
+        loop {
+            match std::net::TcpListener::bind(&self.list[&id]) {
+                Ok(listener) => return listener,
+                Err(e) => assert!(Instant::now() < deadline, "node {id}: {e}"),
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     async fn start_with(&self, settings: CoordinatorSettings) -> Result<Node, StartError> {
         let door = settings.door.clone();
-        let listener = self.listeners[&settings.node_id].try_clone().expect("a second handle");
+        let listener = self.listener(settings.node_id).await;
         let server = Server1::start(listener, &door);
         Coordinator::start(settings).await.map(|coordinator| Node { coordinator, server })
     }
@@ -547,10 +564,7 @@ async fn sessions_outlive_the_leader_and_a_dead_broker_beside_it_is_fenced() {
         node.coordinator.start_session(own, reports).await.expect("registered");
     }
     let led = leader(&nodes).await;
-    let mut cluster = cluster;
     nodes.remove(&led).expect("it runs").kill().await;
-    // With its last handle the port refuses, as that of a dead process does.
-    cluster.listeners.remove(&led);
     let survivor = nodes.values().next().expect("two").coordinator.clone();
     let took = until("fenced", || is_fenced(&survivor, led)).await;
     println!("broker {led} fenced {took:?} after it died with the leader");
