@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use highwater_model::limits::METADATA_BEHIND;
 use highwater_model::{Clock, NodeId, TopicId};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -474,7 +475,9 @@ async fn any_client_follows_by_deltas_and_one_that_falls_behind_gets_a_snapshot(
         let created = coordinator.create_topics(topics.collect(), false).await;
         assert!(created.iter().all(Result::is_ok));
     }
-    sleep(Duration::from_secs(3)).await;
+    sleep(METADATA_BEHIND + Duration::from_secs(1)).await;
+    // Whether or not the update that is stuck holds all of these, this one comes after it.
+    create(coordinator, "last").await.expect("created");
     let mut snapshots = 0;
     while state.version < coordinator.with_state(|state| state.version) {
         let (next, body) = update(&mut updates).await;
