@@ -32,8 +32,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tiering", &["model", "wire", "log"]),
     ("compaction", &["model", "wire", "log", "tiering"]),
     ("coordinator", &["model", "log", "tiering"]),
-    ("broker", &["model", "wire", "log", "tiering", "compaction", "coordinator"]),
-    ("sim", &["model", "wire", "log", "tiering", "coordinator", "broker"]),
+    ("groups", &["model"]),
+    ("broker", &["model", "wire", "log", "tiering", "compaction", "coordinator", "groups"]),
+    ("sim", &["model", "wire", "log", "tiering", "coordinator", "groups", "broker"]),
 ];
 
 /// A crate's name in code, and the path prefixes that may name it.

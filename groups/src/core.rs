@@ -1,0 +1,2 @@
+//! The machines; no I/O.
+
