@@ -8,10 +8,11 @@ CARGO ?= cargo
 HIGHWATER_FUZZ_INPUTS ?= 1000000
 export HIGHWATER_FUZZ_INPUTS
 
-.PHONY: help prerequisites build tools demo cluster test check unit end-to-end sim bench bench-quick fuzz clean
+.PHONY: help prerequisites build tools demo cluster test check unit end-to-end sim chaos bench bench-quick bench-cluster \
+    bench-cluster-quick fuzz clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 prerequisites: ## check that the machine has what the build and the tests need
 	@ok=1; for tool in $(CARGO) cc go python3 javac java mvn flock; do \
@@ -62,6 +63,13 @@ sim: ## seeded simulation of the cluster (SEEDS=n, or SEED=n for one with its tr
 	$(CARGO) run --release -q -p highwater-sim -- --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(MODE),--mode $(MODE)) $(if $(WITHOUT),--without $(WITHOUT))
 
+# SECONDS of faults in the order that SEED decides; RAFT=0 leaves raft topics out.
+SECONDS ?= 600
+chaos: build ## three real nodes under load, kills, cuts, full disks, MinIO away; as root (SECONDS=600 SEED=n)
+	scripts/tools.sh minio python java net
+	HIGHWATER_CHAOS_SECONDS=$(SECONDS) HIGHWATER_CHAOS_SEED=$(SEED) HIGHWATER_CHAOS_RAFT=$(RAFT) \
+	    $(CARGO) test --release -p highwater-minio-tests --test it -- chaos:: --nocapture
+
 bench: build ## Highwater and Apache Kafka side by side (about an hour on an idle machine)
 	scripts/tools.sh minio python kafka
 	target/venv/bin/python bench/compare.py run --runs 3 --out bench/results/latest.json
@@ -70,6 +78,15 @@ bench: build ## Highwater and Apache Kafka side by side (about an hour on an idl
 bench-quick: build ## the same cases, small and once: shows that the harness works, not how fast anything is
 	scripts/tools.sh minio python kafka
 	target/venv/bin/python bench/compare.py run --quick --runs 1 --out target/bench/quick.json
+
+bench-cluster: build ## three nodes: failover, produce, idle cost, moves, beside Kafka (about an hour, idle machine)
+	scripts/tools.sh minio python kafka
+	target/venv/bin/python bench/cluster.py run --out bench/results/cluster.json
+	target/venv/bin/python bench/cluster.py report bench/results/cluster.json
+
+bench-cluster-quick: build ## the same cases, small and once: shows that the harness works
+	scripts/tools.sh minio python kafka
+	target/venv/bin/python bench/cluster.py run --quick --runs 1 --out target/bench/cluster-quick.json
 
 fuzz: ## ten million inputs through the decoders that meet untrusted bytes
 	HIGHWATER_FUZZ_INPUTS=10000000 $(CARGO) test --release -p highwater-wire

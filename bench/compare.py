@@ -351,18 +351,15 @@ class Bench:
 # --- command line ---------------------------------------------------------------------------------------------
 
 
-def run(options):
-    groups = options.only.split(",") if options.only else ["plain", "tier", "start"]
-    bench = Bench(options)
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+def about(options, program):
+    """What the results were made with, for the report."""
     cpu = next(
         (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
     )
     revision = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, text=True, cwd=HERE
     ).stdout.strip()
-    about = {
+    return {
         "cores": os.cpu_count(),
         "cpu": cpu,
         "kernel": platform.release(),
@@ -372,14 +369,22 @@ def run(options):
         "quick": options.quick,
         "runs": options.runs,
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["bench/compare.py", *sys.argv[1:]]),
+        "command": " ".join([program, *sys.argv[1:]]),
     }
+
+
+def run(options):
+    groups = options.only.split(",") if options.only else ["plain", "tier", "start"]
+    bench = Bench(options)
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made_with = about(options, "bench/compare.py")
     try:
         for bench.run in range(options.runs):
             for group in groups:
                 print(f"run {bench.run + 1} of {options.runs}: {group}", flush=True)
                 getattr(bench, group)()
-                out.write_text(json.dumps({"about": about, "rows": bench.rows}, indent=1))
+                out.write_text(json.dumps({"about": made_with, "rows": bench.rows}, indent=1))
     finally:
         shutil.rmtree(bench.work, ignore_errors=True)
     print(f"results: {out}")

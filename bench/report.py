@@ -62,21 +62,21 @@ def number(value):
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def collect(rows):
+def collect(rows, figures=FIGURES, left_out=LEFT_OUT):
     """(case, figure) -> system -> values; in order of first appearance."""
     table = {}
     for row in rows:
         if "tier_bytes" in row:
             row["tier_mb"] = row["tier_bytes"] / 1e6
-        for figure in FIGURES:
-            if isinstance(row.get(figure), (int, float)) and (row["case"].split()[0], figure) not in LEFT_OUT:
+        for figure in figures:
+            if isinstance(row.get(figure), (int, float)) and (row["case"].split()[0], figure) not in left_out:
                 table.setdefault((row["case"], figure), {}).setdefault(row["system"], []).append(row[figure])
     return table
 
 
-def verdict(system, case, figure, value, reference):
+def verdict(targets, system, case, figure, value, reference):
     """What the target is and whether it is met; None if there is none."""
-    for start, prefix, wanted, kind, bound in TARGETS:
+    for start, prefix, wanted, kind, bound in targets:
         if system.startswith(start) and case.startswith(prefix) and figure == wanted:
             if kind.startswith("ratio"):
                 if not reference:
@@ -116,25 +116,31 @@ def tables(results):
         columns = [s for s in shown if any(s in systems for systems in rows.values())]
         if not columns:
             continue
-        yield "| case | figure | " + " | ".join(columns) + " |"
-        yield "|---|---|" + "---|" * len(columns)
-        for (case, figure), systems in rows.items():
-            # Kafka does not keep what it has read from its tier: its second replay is its cold one with warm code.
-            same = table.get(
-                (case.replace("replay from the tier, cold", "replay from the tier, again"), figure), systems
-            )
-            kafka = next((statistics.median(v) for s, v in same.items() if s.startswith("kafka")), None)
-            cells = []
-            for system in columns:
-                values, own = systems.get(system), system.startswith("kafka")
-                judged = (
-                    None
-                    if own or not values
-                    else verdict(system, case, figure, statistics.median(values), kafka)
-                )
-                cells.append(cell(values, None if own else kafka, judged) if values else "")
-            yield f"| {case} | {FIGURES[figure]} | " + " | ".join(cells) + " |"
+        yield from table_of(rows, columns, FIGURES, TARGETS, lambda *row: reference(table, *row))
         yield ""
+
+
+def reference(table, case, figure, systems):
+    """Kafka's figure for this row. Kafka does not keep what it has read from its tier: its second replay is its cold
+    one with warm code."""
+    same = table.get((case.replace("replay from the tier, cold", "replay from the tier, again"), figure), systems)
+    return next((statistics.median(v) for s, v in same.items() if s.startswith("kafka")), None)
+
+
+def table_of(table, columns, figures, targets, reference):
+    """Markdown of these rows; `reference` gives Kafka's figure for one of them."""
+    yield "| case | figure | " + " | ".join(columns) + " |"
+    yield "|---|---|" + "---|" * len(columns)
+    for (case, figure), systems in table.items():
+        kafka = reference(case, figure, systems)
+        cells = []
+        for system in columns:
+            values, own = systems.get(system), system.startswith("kafka")
+            judged = None
+            if values and not own:
+                judged = verdict(targets, system, case, figure, statistics.median(values), kafka)
+            cells.append(cell(values, None if own else kafka, judged) if values else "")
+        yield f"| {case} | {figures[figure]} | " + " | ".join(cells) + " |"
 
 
 def beside_sealing(table):
@@ -150,8 +156,7 @@ def beside_sealing(table):
             )
 
 
-def lines(results):
-    about = results["about"]
+def heading(about):
     yield (
         f"{about['date']}, commit {about['revision']}: {about['cores']} cores ({about['cpu']}), Linux {about['kernel']}, "
         f"Kafka {about['kafka']} on JDK {about['java']} with 1 GiB heap, {about['runs']} runs taking turns; "
@@ -160,10 +165,10 @@ def lines(results):
     if about["quick"]:
         yield "\n**Quick loads: these figures say nothing about speed.**"
     yield ""
-    yield from tables(results)
-    yield from beside_sealing(collect(results["rows"]))
-    yield ""
-    strange = [r["strangers_cores"] for r in results["rows"] if "strangers_cores" in r]
+
+
+def strangers(rows):
+    strange = [r["strangers_cores"] for r in rows if "strangers_cores" in r]
     if strange:
         yield (
             f"Other processes used {statistics.median(strange):.2f} cores in the middle measurement, "
@@ -171,9 +176,22 @@ def lines(results):
         )
 
 
+def lines(results):
+    yield from heading(results["about"])
+    yield from tables(results)
+    yield from beside_sealing(collect(results["rows"]))
+    yield ""
+    yield from strangers(results["rows"])
+
+
 def write(results, path):
-    text = path.read_text() if path.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
-    head, rest = text.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
-    path.write_text(head + BEGIN + "\n" + "\n".join(lines(results)) + "\n" + END + tail)
+    put(lines(results), path, BEGIN, END)
+
+
+def put(lines, path, begin, end):
+    """Replaces what stands between the two marks."""
+    text = path.read_text() if path.exists() else f"# Benchmarks\n\n{begin}\n{end}\n"
+    head, rest = text.split(begin, 1)
+    tail = rest.split(end, 1)[1]
+    path.write_text(head + begin + "\n" + "\n".join(lines) + "\n" + end + tail)
     print(f"{path} written")

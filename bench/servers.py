@@ -244,6 +244,12 @@ def newest_java():
     return max(found)
 
 
+# What Kafka's own start script passes, and the heap.
+KAFKA_JVM = (
+    "-server -Xms1g -Xmx1g -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 "
+    "-XX:+ExplicitGCInvokesConcurrent -Djava.awt.headless=true"
+).split()
+
 KAFKA_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -319,21 +325,7 @@ class Kafka:
 
     def start(self):
         started = time.monotonic()
-        command = [
-            self.java,
-            "-server",
-            "-Xms1g",
-            "-Xmx1g",
-            "-XX:+UseG1GC",
-            "-XX:MaxGCPauseMillis=20",
-            "-XX:InitiatingHeapOccupancyPercent=35",
-            "-XX:+ExplicitGCInvokesConcurrent",
-            "-Djava.awt.headless=true",
-            "-cp",
-            self.classpath,
-            "kafka.Kafka",
-            str(self.properties),
-        ]
+        command = [self.java, *KAFKA_JVM, "-cp", self.classpath, "kafka.Kafka", str(self.properties)]
         self.process = Process("kafka", command, self.log)
         wait_port(self.port, self.process.child, 120, "kafka", self.log)
         from confluent_kafka.admin import AdminClient
