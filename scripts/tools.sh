@@ -2,7 +2,7 @@
 # Brings the tools that the tests, the demo and the benchmarks use into target/. Safe to run again at any
 # time: what is there already is left alone. One line per tool on success, one clear line on failure.
 #
-#   scripts/tools.sh minio|python|kcat|java|kafka|all ...
+#   scripts/tools.sh minio|python|kcat|net|java|kafka|all ...
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -59,6 +59,22 @@ tool_kcat() {
     echo "tools: kcat ready: $(command -v kcat)"
 }
 
+tool_net() { # what makes the networks and disks that the cluster's fault tests break
+    local tool package missing=
+    for tool in ip:iproute2 iptables:iptables mkfs.ext4:e2fsprogs losetup:mount nsenter:util-linux; do
+        package=${tool#*:} tool=${tool%%:*}
+        command -v "$tool" >/dev/null 2>&1 || missing="$missing $package"
+    done
+    [ "$(id -u)" = 0 ] || fail "network namespaces and loop devices need root; the fault tests cannot run without"
+    if [ -n "$missing" ]; then
+        need apt-get "install$missing by other means"
+        logged net-update apt-get update -q
+        # shellcheck disable=SC2086 # one word per package
+        logged net env DEBIAN_FRONTEND=noninteractive apt-get install -q -y $missing
+    fi
+    echo "tools: net ready: $(command -v ip) $(command -v iptables)"
+}
+
 jars() { # NAME POM DIR
     local name=$1 pom=$2 dir=$3
     if ! cmp -s "$pom" "$dir/.pom.xml"; then
@@ -94,8 +110,8 @@ tool_kafka() {
 [ $# -gt 0 ] || set -- all
 for tool in "$@"; do
     case $tool in
-        minio|python|kcat|java|kafka) "tool_$tool" ;;
-        all) tool_minio; tool_python; tool_kcat; tool_java ;;
+        minio|python|kcat|net|java|kafka) "tool_$tool" ;;
+        all) tool_minio; tool_python; tool_kcat; tool_net; tool_java; tool_kafka ;;
         *) fail "unknown tool '$tool'" ;;
     esac
 done

@@ -1,8 +1,13 @@
 """Small jobs of the Rust tests.
 
 topics.py create BOOTSTRAP TOPIC PARTITIONS NAME=VALUE...   replicas=N and settings of the topic
+topics.py refused BOOTSTRAP TOPIC              creating a topic while nobody can: the error, and whether a client may try again
+topics.py elect BOOTSTRAP TOPIC                preferred leaders of all its partitions; those that cannot lead stay out
+topics.py configure BOOTSTRAP TOPIC NAME=VALUE...           other settings of the topic, the rest stays
 topics.py leaders BOOTSTRAP TOPIC              who leads each partition, and which replicas are in sync
 topics.py fill BOOTSTRAP TOPIC FIRST COUNT     COUNT records "FIRST.." of 1 KiB to partition 0, in order
+topics.py filled BOOTSTRAP TOPIC COUNT         partition 0 has exactly what `fill` wrote from 0 to COUNT
+topics.py ask NODE TOPIC                       the errors with which one node answers a produce and a fetch of partition 0
 topics.py around BOOTSTRAP TOPIC ROTTEN        reads partition 0 below ROTTEN and from its end: what `fill` wrote
 topics.py merged BOOTSTRAP TOPIC DIRECTORY     every record of every ledger-* in DIRECTORY once, as load.py says
 """
@@ -12,7 +17,7 @@ import sys
 from pathlib import Path
 
 from canon import check, replaying, result
-from rawkafka import Connection, records_in
+from rawkafka import Connection, batch, records_in, text
 
 
 def payload(number):
@@ -29,6 +34,23 @@ def create(bootstrap, topic, partitions, *config):
     result(topic=topic)
 
 
+def configure(bootstrap, topic, *config):
+    from confluent_kafka.admin import (
+        AdminClient,
+        AlterConfigOpType,
+        ConfigEntry,
+        ConfigResource,
+        ResourceType,
+    )
+
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
+    pairs = [item.split("=", 1) for item in config]
+    entries = [ConfigEntry(n, v, incremental_operation=AlterConfigOpType.SET) for n, v in pairs]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    result(topic=topic)
+
+
 def leaders(bootstrap, topic):
     from confluent_kafka.admin import AdminClient
 
@@ -38,6 +60,36 @@ def leaders(bootstrap, topic):
         leaders=[found[p].leader for p in sorted(found)],
         isrs=[sorted(found[p].isrs) for p in sorted(found)],
     )
+
+
+def refused(bootstrap, topic):
+    """Asks one broker after another, once each, as a client does that has just been told who they are."""
+    # Kafka's own: REQUEST_TIMED_OUT, NOT_CONTROLLER, COORDINATOR_NOT_AVAILABLE, LEADER_NOT_AVAILABLE.
+    retriable, errors = {7, 41, 15, 5}, []
+    for node in bootstrap.split(","):
+        c = Connection(node)
+        body = struct.pack(">i", 1) + text(topic) + struct.pack(">ihii", 1, 1, 0, 0)
+        r = c.call(19, 2, body + struct.pack(">i?", 5000, False))
+        r.num("i")
+        check(r.num("i") == 1 and r.text() == topic, "one answer, for the topic")
+        errors.append(r.num("h"))
+        message = r.text()
+        check(message and "\n" not in message, f"one line that says why, not {message!r}")
+    result(errors=errors, retriable=set(errors) <= retriable, message=message)
+
+
+def elect(bootstrap, topic):
+    from confluent_kafka import ElectionType, KafkaException, TopicPartition
+    from confluent_kafka.admin import AdminClient
+
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
+    try:
+        partitions = admin.list_topics(topic, 15).topics[topic].partitions
+        wanted = [TopicPartition(topic, p) for p in partitions]
+        outcomes = admin.elect_leaders(ElectionType.PREFERRED, wanted).result(30)
+    except KafkaException as error:
+        return result(failed=str(error))
+    result(outcomes={str(tp.partition): error and error.args[0].name() for tp, error in outcomes.items()})
 
 
 def fill(bootstrap, topic, first, count):
@@ -55,6 +107,21 @@ def fill(bootstrap, topic, first, count):
         producer.poll(0)
     check(producer.flush(30) == 0 and not failures, f"produce failed: {failures[:1]}")
     result(records=first + count)
+
+
+def filled(bootstrap, topic, count):
+    numbers = 0
+    for partition, offset, _, _, value, _ in replaying(bootstrap, topic):
+        check(partition == 0 and value == payload(offset), f"{topic}-{partition} at {offset}: {value[:20]}")
+        numbers += 1
+    check(numbers == int(count), f"{numbers} records, not {count}")
+    result(records=numbers)
+
+
+def ask(node, topic):
+    c = Connection(node)
+    produced = c.produce(topic, 0, batch([(0, None, b"stray", [])]))
+    result(produce=produced[0], fetch=c.fetch(topic, 0, 0)[0])
 
 
 def around(bootstrap, topic, rotten):

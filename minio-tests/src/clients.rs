@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::minio::{PASSWORD, USER};
+use crate::net::{HUB, Net};
 use crate::process::until;
 use crate::tools;
 
@@ -17,10 +18,19 @@ fn script(name: &str) -> PathBuf {
 
 /// Runs a Python client script to its end; it must exit with 0. Returns the JSON of its last line.
 pub fn python(name: &str, arguments: &[&str]) -> Value {
+    finish(&format!("{name} {arguments:?}"), python_command(name, arguments))
+}
+
+/// The same from a network's hub.
+pub fn python_in(net: &Net, name: &str, arguments: &[&str]) -> Value {
+    finish(&format!("{name} {arguments:?}"), net.inside(HUB, &python_command(name, arguments)))
+}
+
+pub fn python_command(name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(tools::python());
     command.arg(script(name)).args(arguments);
     command.env("AWS_ACCESS_KEY_ID", USER).env("AWS_SECRET_ACCESS_KEY", PASSWORD);
-    finish(&format!("{name} {arguments:?}"), command)
+    command
 }
 
 /// kcat through its script.
@@ -31,9 +41,27 @@ pub fn kcat(arguments: &[&str]) -> Value {
 
 /// The Java client program.
 pub fn java(arguments: &[&str]) -> Value {
+    finish(&format!("Roundtrip {arguments:?}"), java_command("Roundtrip", arguments))
+}
+
+pub fn java_command(class: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("java");
-    command.args(["-Xmx256m", "-cp", &tools::java_class_path(), "Roundtrip"]).args(arguments);
-    finish(&format!("Roundtrip {arguments:?}"), command)
+    command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", &tools::java_class_path(), class]);
+    command.args(arguments);
+    command
+}
+
+/// One of Kafka's own command-line tools, by its class below org.apache.kafka.tools. What it wrote, on both
+/// outputs together, and whether it ended with 0.
+pub fn kafka_tool(class: &str, arguments: &[&str]) -> (bool, String) {
+    tools::ensure("kafka");
+    let mut command = Command::new("java");
+    let jars = tools::root().join("target/kafka/lib/*");
+    command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jars);
+    command.arg(format!("org.apache.kafka.tools.{class}")).args(arguments).stdin(Stdio::null());
+    let done = command.output().unwrap_or_else(|e| panic!("cannot run java: {e}"));
+    let text = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    (done.status.success(), text)
 }
 
 fn finish(name: &str, mut command: Command) -> Value {
@@ -113,6 +141,52 @@ impl Load {
 }
 
 impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client that runs beside the test until its standard input ends; then it finishes and reports.
+pub struct Beside {
+    name: String,
+    child: Child,
+    out: PathBuf,
+}
+
+impl Beside {
+    /// Its outputs go to `log`.out and `log`.err.
+    pub fn start(name: &str, mut command: Command, log: &std::path::Path) -> Beside {
+        let (out, err) = (log.with_extension("out"), log.with_extension("err"));
+        let file = |path| std::fs::File::create(path).expect("the work directory is writable");
+        command.stdin(Stdio::piped()).stdout(file(&out)).stderr(file(&err));
+        let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
+        Beside { name: name.to_owned(), child, out }
+    }
+
+    /// Fails the test if it has ended already.
+    pub fn check(&mut self) {
+        let over = self.child.try_wait().expect("a child can be waited for");
+        assert!(over.is_none(), "{} ended early: {over:?}: {}", self.name, self.said());
+    }
+
+    /// Lets it finish, which it must within the limit. Its report.
+    pub fn finish(mut self, limit: Duration) -> Value {
+        drop(self.child.stdin.take());
+        let ended = until(limit, || self.child.try_wait().expect("a child can be waited for"));
+        let status = ended.unwrap_or_else(|| panic!("{} is stuck for {limit:?}: {}", self.name, self.said()));
+        assert!(status.success(), "{}: {status}: {}", self.name, self.said());
+        last_json(&self.name, &std::fs::read_to_string(&self.out).unwrap_or_default())
+    }
+
+    fn said(&self) -> String {
+        let text = std::fs::read_to_string(self.out.with_extension("err")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+}
+
+impl Drop for Beside {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::minio::{BUCKET, PASSWORD, USER};
+use crate::net::{HUB, Net, address};
 use crate::process::{Process, free_port, until};
 use crate::work::Work;
 use crate::{http, tools};
@@ -16,6 +18,9 @@ use crate::{http, tools};
 pub struct Spec {
     data: PathBuf,
     log: PathBuf,
+    /// The network that it is in, and where there; none: the machine's own loopback.
+    net: Option<(Arc<Net>, usize)>,
+    host: String,
     ports: [u16; 3],
     flags: Vec<String>,
     env: Vec<(String, String)>,
@@ -36,6 +41,8 @@ impl Spec {
         Spec {
             data: work.join("data"),
             log: work.join("highwater.log"),
+            net: None,
+            host: "127.0.0.1".to_owned(),
             ports: [free_port(), free_port(), free_port()],
             flags: Vec::new(),
             env: Vec::new(),
@@ -44,20 +51,66 @@ impl Spec {
 
     /// `count` nodes of one cluster on the bucket, brokers and coordinators both; one rack each.
     pub fn cluster(work: &Work, endpoint: &str, count: u16) -> Vec<Spec> {
-        let grpc: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        let members = grpc.iter().zip(1..).map(|(port, id)| format!("{id}=127.0.0.1:{port}"));
-        let members = members.collect::<Vec<String>>().join(",");
-        let spec = |(grpc, id): (&u16, u16)| {
-            let mut spec = Spec::on_s3(work, endpoint)
-                .flag("node-id", &id.to_string())
-                .flag("coordinators", &members)
-                .flag("rack", &format!("rack-{id}"));
-            spec.data = work.join(&format!("data-{id}"));
-            spec.log = work.join(&format!("highwater-{id}.log"));
-            spec.ports[1] = *grpc;
+        let specs: Vec<Spec> = (1..=count).map(|id| Spec::on_s3(work, endpoint).numbered(work, id)).collect();
+        let members = Spec::members(&specs);
+        specs.into_iter().map(|spec| spec.flag("coordinators", &members)).collect()
+    }
+
+    /// Brokers 1, 2, .. and three coordinators 11, 12 and 13, each a process of its own.
+    pub fn with_coordinators_apart(work: &Work, endpoint: &str, brokers: u16) -> (Vec<Spec>, Vec<Spec>) {
+        let node = |id: u16| Spec::on_s3(work, endpoint).numbered(work, id);
+        let coordinators: Vec<Spec> = (11..=13).map(|id| node(id).flag("roles", "coordinator")).collect();
+        let members = Spec::members(&coordinators);
+        let with_members = |spec: Spec| spec.flag("coordinators", &members);
+        let brokers = (1..=brokers).map(|id| with_members(node(id).flag("roles", "broker"))).collect();
+        (brokers, coordinators.into_iter().map(with_members).collect())
+    }
+
+    /// One node of a cluster in each of the first `data.len()` places of a network, with its data there.
+    pub fn cluster_in(net: &Arc<Net>, work: &Work, endpoint: &str, data: &[PathBuf]) -> Vec<Spec> {
+        const PORTS: [u16; 3] = [9092, 9093, 9094];
+        let node = |(id, data): (u16, &PathBuf)| {
+            let mut spec = Spec::on_s3(work, endpoint).numbered(work, id);
+            let place = usize::from(id);
+            (spec.net, spec.host) = (Some((net.clone(), place)), address(place));
+            (spec.ports, spec.data) = (PORTS, data.clone());
             spec
         };
-        grpc.iter().zip(1..).map(spec).collect()
+        let specs: Vec<Spec> = (1..).zip(data).map(node).collect();
+        let members = Spec::members(&specs);
+        specs.into_iter().map(|spec| spec.flag("coordinators", &members)).collect()
+    }
+
+    /// Node `id` with a directory, a log and a rack of its own.
+    pub fn numbered(self, work: &Work, id: u16) -> Spec {
+        let mut spec = self.flag("node-id", &id.to_string()).flag("rack", &format!("rack-{id}"));
+        spec.data = work.join(&format!("data-{id}"));
+        spec.log = work.join(&format!("highwater-{id}.log"));
+        spec
+    }
+
+    /// What `--coordinators` is for a cluster of these.
+    pub fn members(specs: &[Spec]) -> String {
+        let member = |spec: &Spec| format!("{}={}", spec.id(), spec.grpc());
+        specs.iter().map(member).collect::<Vec<String>>().join(",")
+    }
+
+    /// The same node on another data directory, at other ports.
+    pub fn moved_to(mut self, data: PathBuf) -> Spec {
+        (self.data, self.ports) = (data, [free_port(), free_port(), free_port()]);
+        self
+    }
+
+    /// At the gRPC address of another, which does not run.
+    pub fn at_grpc_of(mut self, other: &Spec) -> Spec {
+        self.ports[1] = other.ports[1];
+        self
+    }
+
+    /// The node id; 1 where none was given.
+    pub fn id(&self) -> u16 {
+        let given = self.flags.iter().find_map(|flag| flag.strip_prefix("--node-id="));
+        given.map_or(1, |id| id.parse().expect("a node id is a number"))
     }
 
     pub fn flag(mut self, name: &str, value: &str) -> Spec {
@@ -73,7 +126,11 @@ impl Spec {
     }
 
     pub fn kafka(&self) -> String {
-        format!("127.0.0.1:{}", self.ports[0])
+        format!("{}:{}", self.host, self.ports[0])
+    }
+
+    pub fn grpc(&self) -> String {
+        format!("{}:{}", self.host, self.ports[1])
     }
 
     pub fn data(&self) -> &PathBuf {
@@ -89,10 +146,13 @@ impl Spec {
         }
         command.arg("serve").arg("--data-dir").arg(&self.data).args(["--log-format", "json"]);
         for (flag, port) in ["--kafka", "--grpc", "--http"].into_iter().zip(self.ports) {
-            command.arg(flag).arg(format!("127.0.0.1:{port}"));
+            command.arg(flag).arg(format!("{}:{port}", self.host));
         }
         command.args(&self.flags).envs(self.env.iter().cloned());
-        command
+        match &self.net {
+            Some((net, place)) => net.inside(*place, &command),
+            None => command,
+        }
     }
 
     /// Starts it and waits until it serves.
@@ -150,11 +210,7 @@ impl Highwater {
         &self.spec
     }
 
-    fn grpc(&self) -> String {
-        format!("127.0.0.1:{}", self.spec.ports[1])
-    }
-
-    /// Prometheus text.
+    /// Prometheus text; of a node on the loopback.
     pub fn metrics(&self) -> String {
         let (status, body) =
             http::get(&format!("127.0.0.1:{}", self.spec.ports[2]), "/metrics").expect("/metrics answers");
@@ -185,14 +241,23 @@ impl Highwater {
     }
 
     fn command(&self, of: &str, arguments: &[&str]) -> Value {
+        let told = self.ask(of, arguments);
+        told.unwrap_or_else(|said| panic!("highwater {of} {arguments:?}: {said}\n{}", self.process.log_end()))
+    }
+
+    /// `highwater OF ...` about this node, as JSON; what it said where it failed.
+    pub fn ask(&self, of: &str, arguments: &[&str]) -> Result<Value, String> {
         let mut command = Command::new(tools::highwater());
-        command.arg(of).args(arguments).args(["--grpc", &self.grpc(), "--output", "json"]);
+        command.arg(of).args(arguments).args(["--grpc", &self.spec.grpc(), "--output", "json"]);
+        if let Some((net, _)) = &self.spec.net {
+            command = net.inside(HUB, &command);
+        }
         let done = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
         let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        let log = self.process.log_end();
-        assert!(done.status.success(), "highwater {of} {arguments:?}: {}\n{out}{err}\n{log}", done.status);
-        serde_json::from_str(&out)
-            .unwrap_or_else(|e| panic!("highwater {of} {arguments:?} is not JSON ({e}): {out}"))
+        match done.status.success() {
+            true => serde_json::from_str(&out).map_err(|e| format!("not JSON ({e}): {out}")),
+            false => Err(format!("{}: {out}{err}", done.status)),
+        }
     }
 
     /// Seals, publishes and drops the local copies of all that the topic has now.

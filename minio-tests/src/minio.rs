@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::net::{Net, address};
 use crate::process::{Process, free_port, until};
 use crate::work::Work;
 use crate::{http, tools};
@@ -12,41 +14,63 @@ pub const USER: &str = "highwater-tests";
 pub const PASSWORD: &str = "highwater-tests-secret";
 pub const BUCKET: &str = "tier";
 
-/// A running MinIO with one empty bucket.
+/// A running MinIO with one bucket, empty at first.
 pub struct Minio {
     process: Process,
     port: u16,
     data: PathBuf,
+    log: PathBuf,
+    /// The network that it is in, and where there; none: the loopback.
+    net: Option<(Arc<Net>, usize)>,
 }
 
 impl Minio {
     pub fn start(work: &Work) -> Minio {
-        let data = work.join("minio");
+        Minio::at(work, None, free_port())
+    }
+
+    /// In a place of a network.
+    pub fn start_in(work: &Work, net: &Arc<Net>, place: usize) -> Minio {
+        Minio::at(work, Some((net.clone(), place)), 9000)
+    }
+
+    fn at(work: &Work, net: Option<(Arc<Net>, usize)>, port: u16) -> Minio {
+        let (data, log) = (work.join("minio"), work.join("minio.log"));
         // A directory under the drive is a bucket: no client is needed to make one.
         std::fs::create_dir_all(data.join(BUCKET)).expect("the work directory is writable");
-        let port = free_port();
-        let process = Process::start(
-            Command::new(tools::minio())
-                .args(["server", "--address", &format!("127.0.0.1:{port}")])
-                .arg(&data)
-                .env("MINIO_ROOT_USER", USER)
-                .env("MINIO_ROOT_PASSWORD", PASSWORD)
-                .env("MINIO_BROWSER", "off")
-                .env("MINIO_UPDATE", "off"),
-            &work.join("minio.log"),
-        );
-        let mut minio = Minio { process, port, data };
-        let ready = until(Duration::from_secs(60), || {
-            assert!(minio.process.ended().is_none(), "MinIO ended: {}", minio.process.log_end());
-            http::get(&minio.address(), "/minio/health/ready").filter(|(status, _)| *status == 200)
-        });
-        assert!(ready.is_some(), "MinIO is not ready after 60 s: {}", minio.process.log_end());
+        let process = Process::start(&mut command(&data, net.as_ref(), port), &log);
+        let mut minio = Minio { process, port, data, log, net };
+        minio.wait_ready();
         minio
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again with all that it has.
+    pub fn start_again(&mut self) {
+        self.process = Process::start(&mut command(&self.data, self.net.as_ref(), self.port), &self.log);
+        self.wait_ready();
+    }
+
+    fn wait_ready(&mut self) {
+        let ready = until(Duration::from_secs(60), || {
+            assert!(self.process.ended().is_none(), "MinIO ended: {}", self.process.log_end());
+            let (address, path) = (self.address(), "/minio/health/ready");
+            match &self.net {
+                None => http::get(&address, path).is_some_and(|(status, _)| status == 200).then_some(()),
+                Some((net, _)) => net.answers(&format!("http://{address}{path}")).then_some(()),
+            }
+        });
+        assert!(ready.is_some(), "MinIO is not ready after 60 s: {}", self.process.log_end());
     }
 
     /// HOST:PORT.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        let host = self.net.as_ref().map_or("127.0.0.1".to_owned(), |(_, place)| address(*place));
+        format!("{host}:{}", self.port)
     }
 
     pub fn endpoint(&self) -> String {
@@ -70,5 +94,17 @@ impl Minio {
         }
         found.sort();
         found
+    }
+}
+
+fn command(data: &std::path::Path, net: Option<&(Arc<Net>, usize)>, port: u16) -> Command {
+    let host = net.map_or("127.0.0.1".to_owned(), |(_, place)| address(*place));
+    let mut command = Command::new(tools::minio());
+    command.args(["server", "--address", &format!("{host}:{port}")]).arg(data);
+    command.env("MINIO_ROOT_USER", USER).env("MINIO_ROOT_PASSWORD", PASSWORD);
+    command.env("MINIO_BROWSER", "off").env("MINIO_UPDATE", "off");
+    match net {
+        Some((net, place)) => net.inside(*place, &command),
+        None => command,
     }
 }
