@@ -2,7 +2,7 @@
 
 use highwater_model::{NodeId, TopicPartition};
 
-use crate::core::{AlterPartition, Command, ElectionKind, RaftLeader, Reply};
+use crate::core::{AlterPartition, Command, DamagedLog, ElectionKind, RaftLeader, Reply};
 use crate::handle::{Coordinator, WriteError, unexpected};
 
 impl Coordinator {
@@ -12,6 +12,11 @@ impl Coordinator {
             Reply::PartitionEpoch(epoch) => Ok(epoch),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// This node leads a partition whose log is damaged below what it had synced: another one is to lead.
+    pub async fn log_damaged(&self, damaged: DamagedLog) -> Result<(), WriteError> {
+        self.write(Command::LogDamaged(damaged)).await.map(|_| ())
     }
 
     /// This broker is about to stop, in order: its leaders move before this returns.

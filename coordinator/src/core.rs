@@ -9,6 +9,7 @@
 
 mod apply;
 mod balance;
+mod broker_configs;
 mod brokers;
 mod check;
 mod command;
@@ -17,6 +18,7 @@ mod decide;
 mod delta;
 mod draft;
 mod edit;
+mod holdings;
 mod partitions;
 mod placement;
 mod raft_groups;
@@ -27,10 +29,11 @@ mod stored;
 mod topics;
 
 pub use balance::{BalanceSettings, BrokerReport, BrokerShare, Loads, PartitionReport, plan_moves, shares};
+pub use broker_configs::{BROKER_CONFIGS, BrokerConfigs, FOLLOWER_THROTTLED_RATE, LEADER_THROTTLED_RATE};
 pub use check::StateBroken;
 pub use command::{
-    AlterPartition, Batch, BrokerRegistration, Command, ConfigOp, ConfigOpKind, ElectionKind, IsrMember,
-    NewTopic, RULES_VERSION, RaftLeader, Reply, TopicCreated,
+    AlterPartition, Batch, BrokerRegistration, Command, ConfigOp, ConfigOpKind, DamagedLog, ElectionKind,
+    IsrMember, NewTopic, RULES_VERSION, RaftLeader, Reply, TopicCreated,
 };
 pub use delta::{DeltaError, StateDelta};
 pub use refusal::Refusal;

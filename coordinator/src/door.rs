@@ -17,11 +17,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::core::Command;
 use crate::handle::{Coordinator, WeakCoordinator};
+use crate::membership;
 use crate::metadata;
-use crate::raft::CoordinationDoor;
+use crate::raft::{CoordinationDoor, MemberStatus};
 use crate::route::Attempt;
 use crate::rpc::proto::control_server::{Control, ControlServer};
-use crate::rpc::{check_protocol, list_message, list_of, list_text, proto};
+use crate::rpc::{check_client, list_message, list_of, list_text, proto, uuid_bytes};
 use crate::session;
 
 /// The control plane's part of a node's gRPC door. Clones are the same door.
@@ -92,7 +93,7 @@ pub(crate) fn check_cluster(coordinator: &Coordinator, from: u64, given: &str) -
 }
 
 fn check_caller(coordinator: &Coordinator, from: u64, protocol: u32, cluster: &str) -> Result<(), Status> {
-    check_protocol(&format!("node {from}"), protocol, protocol).map_err(Status::failed_precondition)?;
+    check_client(from, protocol).map_err(Status::failed_precondition)?;
     check_cluster(coordinator, from, cluster)
 }
 
@@ -177,7 +178,9 @@ impl Control for ControlDoor {
         let (coordinator, request) = (self.coordinator()?, request.into_inner());
         check_caller(&coordinator, request.from, request.protocol, &request.cluster_id)?;
         let (theirs, own) = (list_of(&request.coordinators), coordinator.channels().addresses());
-        if !theirs.is_empty() && !own.is_empty() && !theirs.keys().eq(own.keys()) {
+        // Lists may be ahead of the members: nodes that are to be added.
+        let members = coordinator.member_ids();
+        if !theirs.is_empty() && !members.iter().all(|id| theirs.contains_key(id)) {
             return Err(Status::failed_precondition(format!(
                 "node {} was started with --coordinators {}, node {} with {}; give all nodes the same list",
                 request.from,
@@ -192,14 +195,30 @@ impl Control for ControlDoor {
         Ok(Response::new(Box::pin(updates)))
     }
 
+    async fn change_members(
+        &self,
+        request: Request<proto::ChangeMembersRequest>,
+    ) -> Result<Response<proto::ChangeMembersResponse>, Status> {
+        let (coordinator, request) = (self.coordinator()?, request.into_inner());
+        check_caller(&coordinator, request.from, request.protocol, &request.cluster_id)?;
+        let change = membership::change_of(&request)?;
+        Ok(Response::new(membership::serve(&coordinator, change, request.is_forwarded).await))
+    }
+
     async fn describe_group(
         &self,
         _request: Request<proto::DescribeGroupRequest>,
     ) -> Result<Response<proto::DescribeGroupResponse>, Status> {
         let coordinator = self.coordinator()?;
         let status = coordinator.group_status();
-        let matched = status.iter().flat_map(|status| status.matched.iter());
-        let member = |(id, matched): (&u64, &Option<u64>)| proto::GroupMember { id: *id, matched: *matched };
+        let members = status.iter().flat_map(|status| status.members.iter());
+        let member = |member: &MemberStatus| proto::GroupMember {
+            id: member.node_id,
+            matched: member.matched,
+            address: member.address.clone(),
+            storage: member.storage.map(uuid_bytes).unwrap_or_default(),
+            is_voter: member.is_voter,
+        };
         Ok(Response::new(proto::DescribeGroupResponse {
             cluster_id: coordinator.cluster_id(),
             node_id: coordinator.settings().node_id,
@@ -209,7 +228,7 @@ impl Control for ControlDoor {
             state_version: coordinator.with_state(|state| state.version),
             applied: status.as_ref().map_or(0, |status| status.applied),
             quorum_ack_ms: status.as_ref().and_then(|status| status.quorum_ack_ms),
-            members: matched.map(member).collect(),
+            members: members.map(member).collect(),
         }))
     }
 }

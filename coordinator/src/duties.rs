@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use highwater_model::NodeId;
 use highwater_model::limits::{
-    BALANCE_INTERVAL, FENCES_AT_ONCE_MAX, PROBE_WAIT, PROBES_AT_ONCE_MAX, SESSION_CHECK_MAX,
+    BALANCE_INTERVAL, FENCES_AT_ONCE_MAX, PROBE_LOOKS_MAX, PROBE_WAIT, PROBES_AT_ONCE_MAX, SESSION_CHECK_MAX,
 };
 use tokio::time::Instant;
 
@@ -160,19 +160,21 @@ async fn probe_silent(coordinator: &Coordinator, sessions: &Arc<Sessions>) {
     }
 }
 
-/// Refused twice: a process that is just being started is not taken for one that is gone. False where no
-/// address is known.
+/// Refused twice in a row: a process that is just being started is not taken for one that is gone. One that
+/// dies may still have its door open at the first look. False where no address is known.
 pub(crate) async fn nobody_listens(address: &str) -> bool {
     if address.is_empty() {
         return false;
     }
-    for _ in 0..2 {
+    let mut refused = 0;
+    for _ in 0..PROBE_LOOKS_MAX {
         let connected = tokio::time::timeout(PROBE_WAIT, tokio::net::TcpStream::connect(address)).await;
         let is_refused = matches!(connected, Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused);
-        if !is_refused {
-            return false;
+        refused = if is_refused { refused + 1 } else { 0 };
+        if refused == 2 {
+            return true;
         }
         tokio::time::sleep(PROBE_WAIT).await;
     }
-    true
+    false
 }

@@ -54,13 +54,15 @@ pub struct NewPartitions {
     pub assignments: Vec<Vec<NodeId>>,
 }
 
-/// A change of one topic's settings.
+/// A change of the settings of one topic, or of brokers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigChange {
     /// AlterConfigs: these overrides and no others.
     Replace { topic_id: TopicId, overrides: BTreeMap<String, String> },
     /// IncrementalAlterConfigs (KIP-339), in order.
     Alter { topic_id: TopicId, ops: Vec<ConfigOp> },
+    /// The same of one broker, or of all.
+    Broker { node_id: Option<NodeId>, ops: Vec<ConfigOp> },
 }
 
 /// The control plane of this node. Clones share it.
@@ -174,7 +176,8 @@ impl Coordinator {
         if !self.cluster_id().is_empty() {
             return Ok(());
         }
-        let members = node.group().and_then(|group| group.members()).unwrap_or_default();
+        let members = node.group().and_then(|group| group.members()).map(|known| known.storages);
+        let members = members.unwrap_or_default();
         let form = Command::FormCluster { cluster_id: cluster_id(new_cluster_uuid()), members };
         match self.write(form).await {
             Ok(_) | Err(WriteError::Refused(Refusal::AlreadyFormed)) => Ok(()),
@@ -335,7 +338,7 @@ impl Coordinator {
         self.write_prepared(commands, validate_only).await.into_iter().map(|r| r.map(|_| ())).collect()
     }
 
-    /// Changes settings of topics, each on its own.
+    /// Changes settings of topics and brokers, each on its own.
     pub async fn alter_configs(
         &self,
         changes: Vec<ConfigChange>,
@@ -346,6 +349,7 @@ impl Coordinator {
                 Ok(Command::ReplaceConfigs { topic_id, overrides })
             }
             ConfigChange::Alter { topic_id, ops } => Ok(Command::AlterConfigs { topic_id, ops }),
+            ConfigChange::Broker { node_id, ops } => Ok(Command::AlterBrokerConfigs { node_id, ops }),
         };
         let commands = changes.into_iter().map(command).collect();
         self.write_prepared(commands, validate_only).await.into_iter().map(|r| r.map(|_| ())).collect()

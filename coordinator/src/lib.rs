@@ -11,6 +11,7 @@ mod door;
 mod duties;
 mod handle;
 mod manifests;
+mod membership;
 mod metadata;
 mod proposer;
 mod raft;
@@ -22,6 +23,7 @@ mod settings;
 
 pub use door::ControlDoor;
 pub use handle::{ConfigChange, Coordinator, NewPartitions, ReadError, WriteError};
+pub use membership::ControlStatus;
 pub use raft::OpenError as StartError;
 pub use session::{Liveness, SessionHandle};
 pub use settings::CoordinatorSettings;

@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 
 use crate::core::{ClusterState, StateDelta};
 use crate::handle::Coordinator;
-use crate::rpc::{PROTOCOL, brief, list_message, proto, within};
+use crate::rpc::{brief, list_message, proto, protocol_min, within};
 
 type Piece = Result<proto::MetadataUpdate, Status>;
 
@@ -190,7 +190,7 @@ pub(crate) async fn first(
 /// Follows one stream until it ends.
 async fn listen(coordinator: &Coordinator, node: u64) -> Left {
     let request = proto::WatchMetadataRequest {
-        protocol: PROTOCOL,
+        protocol: protocol_min(),
         from: coordinator.settings().node_id,
         coordinators: list_message(coordinator.channels().addresses()),
         cluster_id: coordinator.cluster_id(),

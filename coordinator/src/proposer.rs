@@ -44,8 +44,10 @@ async fn run(
                 None => return,
             },
         };
-        let (commands, waiting) = gather(first, &mut inbox, &mut carried);
-        let batch = Batch { rules: node.rules(), at_ms: clock.now_ms(), commands };
+        let rules = node.rules();
+        let Some(first) = known_to(rules, first) else { continue };
+        let (commands, waiting) = gather(rules, first, &mut inbox, &mut carried);
+        let batch = Batch { rules, at_ms: clock.now_ms(), commands };
         // A leader that has lost its majority would keep the queue waiting for ever.
         let outcome = match tokio::time::timeout(wait, node.propose(Arc::new(batch))).await {
             Ok(outcome) => outcome,
@@ -55,8 +57,24 @@ async fn run(
     }
 }
 
+/// The proposal, unless a member of the group is of a release that does not know its command: an entry with
+/// it could not be read there.
+fn known_to(rules: u16, proposal: Proposal) -> Option<Proposal> {
+    let needed = proposal.command.rules_min();
+    if needed <= rules {
+        return Some(proposal);
+    }
+    let reason = format!(
+        "a coordinator of an older release does not know this command (rules {rules}, {needed} are needed); \
+         upgrade all coordinators first"
+    );
+    let _ = proposal.answer.send(Err(ProposeFailure::Refused(reason)));
+    None
+}
+
 /// Takes what waits, up to the limits of an entry. A command that would pass them is carried over.
 fn gather(
+    rules: u16,
     first: Proposal,
     inbox: &mut mpsc::Receiver<Proposal>,
     carried: &mut Option<Proposal>,
@@ -66,6 +84,7 @@ fn gather(
     while commands.len() < COMMANDS_PER_ENTRY_MAX
         && let Ok(next) = inbox.try_recv()
     {
+        let Some(next) = known_to(rules, next) else { continue };
         bytes += next.command.bytes_estimate();
         if bytes > COMMANDS_PER_ENTRY_BYTES {
             *carried = Some(next);

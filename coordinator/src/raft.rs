@@ -16,7 +16,8 @@
 //! A single voter needs no timers: a leader restarts as leader (its vote is committed), elects itself at once
 //! otherwise, and sends no heartbeats, so that it idles at no cost. The members of a group of three or five
 //! talk over gRPC: `formation` brings them together, `election` says who asks to lead, `network` and
-//! `service` are the two ends of each message, `group` knows who may say what (ADR 0011).
+//! `service` are the two ends of each message, `group` knows who may say what, `members` changes who belongs to
+//! it (ADR 0011).
 
 mod election;
 mod files;
@@ -26,8 +27,10 @@ mod group;
 mod identity;
 mod log_store;
 mod machine;
+mod members;
 mod network;
 mod node;
+mod room;
 mod service;
 mod snapshot;
 mod types;
@@ -35,7 +38,8 @@ mod wire;
 mod writer;
 
 pub(crate) use machine::StateCell;
-pub(crate) use node::{GroupStatus, NodeSettings, ProposeFailure, RaftNode};
+pub(crate) use members::MemberChange;
+pub(crate) use node::{GroupStatus, MemberStatus, NodeSettings, ProposeFailure, RaftNode};
 pub(crate) use service::CoordinationDoor;
 
 /// Why the Raft group could not be opened or formed. One line each, with what to do.

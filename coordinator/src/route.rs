@@ -17,7 +17,7 @@ use crate::core::{Command, Refusal, Reply};
 use crate::handle::{Coordinator, ReadError, Seat, WriteError};
 use crate::proposer::Proposal;
 use crate::raft::ProposeFailure;
-use crate::rpc::{PROTOCOL, brief, never_sent, proto, timed, within};
+use crate::rpc::{brief, never_sent, proto, protocol_min, timed, within};
 use crate::session;
 
 /// What one attempt came to.
@@ -127,6 +127,7 @@ impl Coordinator {
                 Attempt::Elsewhere("the control plane has no leader".into(), leader)
             }
             Ok(Ok(Err(ProposeFailure::Failed(e)))) => Attempt::Elsewhere(e, None),
+            Ok(Ok(Err(ProposeFailure::Refused(e)))) => Attempt::Done(Err(Refusal::RequestInvalid(e)), 0),
             Ok(Ok(Err(ProposeFailure::Unknown(e)))) => Attempt::Unknown(e),
             Ok(Err(_)) => Attempt::Unknown("the coordinator stopped meanwhile".into()),
             Err(_) => Attempt::Unknown("timed out".into()),
@@ -156,7 +157,7 @@ impl Coordinator {
             Err(e) => return Attempt::Elsewhere(e.to_string(), None),
         };
         let request = proto::ProposeRequest {
-            protocol: PROTOCOL,
+            protocol: protocol_min(),
             cluster_id: self.cluster_id(),
             from: self.settings().node_id,
             command: body,
@@ -192,7 +193,7 @@ impl Coordinator {
         // A read can be asked again: a leader that is silent need not cost the whole time.
         let wait = deadline.saturating_duration_since(Instant::now()).min(ROUTE_ATTEMPT_WAIT);
         let request = proto::ReadIndexRequest {
-            protocol: PROTOCOL,
+            protocol: protocol_min(),
             cluster_id: self.cluster_id(),
             from: self.settings().node_id,
         };

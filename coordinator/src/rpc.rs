@@ -5,7 +5,7 @@
 //! healed does not leave a dead one behind. Must not: decide anything; know Raft. Invariant 16.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +30,32 @@ use proto::coordination_client::CoordinationClient;
 pub const PROTOCOL: u32 = 1;
 /// See [`PROTOCOL`].
 pub const PROTOCOL_MIN: u32 = 1;
+/// Has a process behave as another release, `OLDEST-NEWEST`, so that tests can mix them.
+const TEST_PROTOCOL: &str = "HIGHWATER_TEST_PROTOCOL";
+
+/// Oldest and newest protocol that this process understands.
+fn protocols() -> (u32, u32) {
+    static PROTOCOLS: OnceLock<(u32, u32)> = OnceLock::new();
+    *PROTOCOLS.get_or_init(|| {
+        let told = std::env::var(TEST_PROTOCOL).ok();
+        let parsed = told.and_then(|told| {
+            let (oldest, newest) = told.split_once('-')?;
+            Some((oldest.parse().ok()?, newest.parse().ok()?))
+        });
+        parsed.unwrap_or((PROTOCOL_MIN, PROTOCOL))
+    })
+}
+
+/// What a greeting says: the newest protocol that this process speaks.
+pub fn protocol() -> u32 {
+    protocols().1
+}
+
+/// The oldest that it understands; and what it sends by, where a message has one number only: a peer one
+/// release behind reads that too.
+pub fn protocol_min() -> u32 {
+    protocols().0
+}
 
 /// Whether a peer of protocol `newest`, which understands `oldest` and later, can be talked to; else why not.
 ///
@@ -38,14 +64,23 @@ pub const PROTOCOL_MIN: u32 = 1;
 pub(crate) fn check_protocol(who: &str, newest: u32, oldest: u32) -> Result<(), String> {
     // A peer that leaves the fields out is a client of the first version.
     let (newest, oldest) = (newest.max(1), oldest.max(1));
-    if newest >= PROTOCOL_MIN && oldest <= PROTOCOL {
+    let (own_oldest, own_newest) = protocols();
+    if newest >= own_oldest && oldest <= own_newest {
         return Ok(());
     }
-    let older = if newest < PROTOCOL_MIN { who } else { "this node" };
+    let older = if newest < own_oldest { who } else { "this node" };
     Err(format!(
-        "{who} speaks protocol {oldest} to {newest}, this release {PROTOCOL_MIN} to {PROTOCOL}; \
+        "{who} speaks protocol {oldest} to {newest}, this release {own_oldest} to {own_newest}; \
          upgrade {older} (releases that follow each other can be mixed)"
     ))
+}
+
+/// The same of a node that says only the protocol that it speaks: it understands the one before, too.
+///
+/// # Errors
+/// One line that says what to do.
+pub(crate) fn check_client(node: NodeId, protocol: u32) -> Result<(), String> {
+    check_protocol(&format!("node {node}"), protocol, protocol.saturating_sub(1))
 }
 
 /// The coordinators' list as `--coordinators` writes it.
@@ -73,12 +108,27 @@ pub(crate) fn uuid_of(bytes: &[u8]) -> Option<Uuid> {
 /// Connections to a set of nodes, made when they are first needed and kept.
 pub(crate) struct Channels {
     addresses: BTreeMap<NodeId, String>,
+    /// Of nodes that the list does not name.
+    learned: Mutex<BTreeMap<NodeId, String>>,
     open: Mutex<BTreeMap<NodeId, Channel>>,
 }
 
 impl Channels {
     pub(crate) fn new(addresses: BTreeMap<NodeId, String>) -> Channels {
-        Channels { addresses, open: Mutex::new(BTreeMap::new()) }
+        Channels { addresses, learned: Mutex::default(), open: Mutex::default() }
+    }
+
+    /// Where a node is that the list does not name.
+    pub(crate) fn learn(&self, node: NodeId, address: &str) {
+        if self.addresses.contains_key(&node) || address.is_empty() {
+            return;
+        }
+        let learned = &self.learned;
+        let before = learned.lock().unwrap_or_else(PoisonError::into_inner).insert(node, address.to_owned());
+        // One lock at a time: `channel` takes them the other way round.
+        if before.is_none_or(|before| before != address) {
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        }
     }
 
     pub(crate) fn addresses(&self) -> &BTreeMap<NodeId, String> {
@@ -95,9 +145,10 @@ impl Channels {
         if let Some(channel) = open.get(&node) {
             return Ok(channel.clone());
         }
-        let address = self.addresses.get(&node);
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned();
+        let address = self.addresses.get(&node).cloned().or(learned);
         let address = address.ok_or_else(|| Status::not_found(format!("no coordinator has id {node}")))?;
-        let channel = endpoint(address)?.connect_lazy();
+        let channel = endpoint(&address)?.connect_lazy();
         open.insert(node, channel.clone());
         Ok(channel)
     }

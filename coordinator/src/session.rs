@@ -24,7 +24,7 @@ use crate::core::{BrokerRegistration, BrokerReport, Command, Reply};
 use crate::door::check_cluster;
 use crate::duties;
 use crate::handle::{Coordinator, Seat, WriteError, unexpected};
-use crate::rpc::{PROTOCOL, brief, check_protocol, proto, uuid_bytes, uuid_of, within};
+use crate::rpc::{brief, check_client, proto, protocol_min, uuid_bytes, uuid_of, within};
 use crate::sessions::Opening;
 
 type Answer = Result<proto::SessionAnswer, Status>;
@@ -40,8 +40,7 @@ pub(crate) async fn serve(
     let first = tokio::time::timeout(SESSION_OPEN_WAIT, reports.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("a session begins with a report"))??;
     let first = first.ok_or_else(|| Status::invalid_argument("a session begins with a report"))?;
-    check_protocol(&format!("node {}", first.node_id), first.protocol, first.protocol)
-        .map_err(Status::failed_precondition)?;
+    check_client(first.node_id, first.protocol).map_err(Status::failed_precondition)?;
     check_cluster(coordinator, first.node_id, &first.cluster_id)?;
     let (answers, mut outbox) = mpsc::channel(SESSION_ANSWERS_PENDING);
     let session = Session { coordinator: coordinator.clone(), node_id: first.node_id, answers };
@@ -439,7 +438,7 @@ impl Keeper {
             broker_epoch: self.broker_epoch,
             incarnation: uuid_bytes(self.registration.incarnation),
             cluster_id: self.coordinator.cluster_id(),
-            protocol: PROTOCOL,
+            protocol: protocol_min(),
             sequence,
             state_version: self.coordinator.with_state(|state| state.version),
             report: body.into(),

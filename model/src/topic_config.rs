@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 mod defs;
 mod rules;
 
+use crate::NodeId;
+
 pub use defs::{CONFIG_DEFS, ConfigDef, ConfigKind, config_def};
 pub use rules::{ConfigError, check_value, list_items};
 
@@ -39,6 +41,45 @@ pub enum ParquetCompression {
     Zstd,
     Lz4,
     None,
+}
+
+/// Replicas that a topic has throttled on one side (KIP-73).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ThrottledReplicas {
+    #[default]
+    None,
+    All,
+    /// Partition and broker of each, sorted.
+    Some(Vec<(i32, NodeId)>),
+}
+
+impl ThrottledReplicas {
+    /// From the text of a setting, which has passed its check; numbers that no partition or broker can have
+    /// name nothing.
+    fn parse(text: &str) -> ThrottledReplicas {
+        if text == "*" {
+            return ThrottledReplicas::All;
+        }
+        let pair = |item: &str| {
+            let (partition, broker) = item.split_once(':')?;
+            Some((partition.parse().ok()?, broker.parse().ok()?))
+        };
+        let mut pairs: Vec<(i32, NodeId)> = list_items(text).filter_map(pair).collect();
+        pairs.sort_unstable();
+        match pairs.is_empty() {
+            true => ThrottledReplicas::None,
+            false => ThrottledReplicas::Some(pairs),
+        }
+    }
+
+    /// Whether the replica of `partition` on `broker` is one of them.
+    pub fn contains(&self, partition: i32, broker: NodeId) -> bool {
+        match self {
+            ThrottledReplicas::None => false,
+            ThrottledReplicas::All => true,
+            ThrottledReplicas::Some(pairs) => pairs.binary_search(&(partition, broker)).is_ok(),
+        }
+    }
 }
 
 /// What values are; anything but bytes is enforced at produce.
@@ -83,6 +124,10 @@ pub struct TopicConfig {
     /// `remote.log.copy.disable`: nothing new goes to the tier.
     pub tier_uploads_paused: bool,
     pub replication: Replication,
+    /// `leader.replication.throttled.replicas`.
+    pub leader_throttled: ThrottledReplicas,
+    /// `follower.replication.throttled.replicas`.
+    pub follower_throttled: ThrottledReplicas,
     pub parquet_compression: ParquetCompression,
     pub value_format: ValueFormat,
 }
@@ -226,6 +271,8 @@ impl Values<'_> {
                 "raft" => Replication::Raft,
                 _ => Replication::Fetch,
             },
+            leader_throttled: ThrottledReplicas::parse(self.text("leader.replication.throttled.replicas")),
+            follower_throttled: ThrottledReplicas::parse(self.text("follower.replication.throttled.replicas")),
             parquet_compression: match self.text("highwater.parquet.compression") {
                 "lz4" => ParquetCompression::Lz4,
                 "none" => ParquetCompression::None,

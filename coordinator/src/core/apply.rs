@@ -50,7 +50,11 @@ impl ClusterState {
             Edit::BrokerRemoved { node_id } => {
                 let broker = self.brokers.remove(node_id).expect("decide found the broker");
                 self.removed_epochs_end = self.removed_epochs_end.max(broker.epoch);
+                if self.broker_configs.of.contains_key(node_id) {
+                    self.broker_configs = Arc::new(self.broker_configs.without(*node_id));
+                }
             }
+            Edit::BrokerConfigsChanged { configs } => self.broker_configs = Arc::clone(configs),
             Edit::PartitionsChanged { partitions } => self.apply_partitions(partitions),
             Edit::TopicCreated {
                 topic_id,
@@ -77,6 +81,9 @@ impl ClusterState {
             Edit::PartitionsAdded { topic_id, assignments, is_pinned } => {
                 let config = Arc::clone(&self.topic_mut(*topic_id).config);
                 let added = self.new_partitions(&config, assignments, *is_pinned);
+                for partition in &added {
+                    self.holdings.moved(&[], &partition.replicas);
+                }
                 self.topic_mut(*topic_id).partitions.extend(added);
                 self.partition_count += assignments.len();
             }
@@ -126,7 +133,8 @@ impl ClusterState {
                 slot.manifest.version, next.manifest.version,
                 "manifests are edited by themselves"
             );
-            *slot = Arc::new(next.clone());
+            let before = std::mem::replace(slot, Arc::new(next.clone()));
+            self.holdings.moved(&before.replicas, &next.replicas);
         }
     }
 
@@ -163,6 +171,7 @@ impl ClusterState {
         let key = collision_key(&topic.name);
         let before = Arc::make_mut(&mut self.by_key).insert(key, topic.id);
         assert!(before.is_none(), "decide refused names that collide");
+        self.holdings.changed(None, Some(&topic));
         let before = self.topics.insert(topic.id, Arc::new(topic));
         assert!(before.is_none(), "decide refused a known topic id");
     }
@@ -174,6 +183,7 @@ impl ClusterState {
             .expect("topics are found by name");
         assert!(self.partition_count >= topic.partitions.len(), "partitions are counted");
         self.partition_count -= topic.partitions.len();
+        self.holdings.changed(Some(&topic), None);
         let deleted = DeletedTopic {
             id: topic_id,
             name: topic.name.clone(),

@@ -4,6 +4,7 @@
 use highwater_model::NodeId;
 use highwater_model::topic_name::collision_key;
 
+use super::holdings::Holdings;
 use super::state::{ClusterState, Partition, Topic};
 
 /// Which rule of the state does not hold, and where.
@@ -52,6 +53,9 @@ impl ClusterState {
         let partitions: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
         if partitions != self.partition_count {
             return Err(broken("cluster", "partitions are counted"));
+        }
+        if Holdings::counted(&self.topics) != self.holdings {
+            return Err(broken("cluster", "replicas are counted by broker"));
         }
         for (id, topic) in &self.deleted {
             if topic.id != *id {

@@ -13,8 +13,8 @@ use uuid::Uuid;
 /// raises it and keeps judging older entries by the older rules, or replicas and restarts would disagree.
 ///
 /// 1: one node; brokers are never fenced, replicas go round the brokers. 2: sessions, elections, in-sync
-/// sets, reassignment, placement (ADR 0012).
-pub const RULES_VERSION: u16 = 2;
+/// sets, reassignment, placement (ADR 0012). 3: settings of brokers, leaders with damaged logs.
+pub const RULES_VERSION: u16 = 3;
 
 /// What one Raft entry carries: commands that were waiting together, applied in order, each on its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,8 +61,15 @@ pub enum Command {
     RemoveBroker {
         node_id: NodeId,
     },
+    /// Changes settings of one broker, or of all of them, in order (KIP-226, KIP-339).
+    AlterBrokerConfigs {
+        node_id: Option<NodeId>,
+        ops: Vec<ConfigOp>,
+    },
     /// The leader of a partition changes its in-sync set (KIP-497).
     AlterPartition(AlterPartition),
+    /// The leader of a partition has lost part of what was durable in its log: another one is to lead.
+    LogDamaged(DamagedLog),
     ElectLeader {
         tp: TopicPartition,
         kind: ElectionKind,
@@ -97,6 +104,8 @@ pub enum Command {
         node_id: NodeId,
         broker_epoch: u64,
         term: LeaderEpoch,
+        /// The record that this was decided by: with another one the leader may have gone on appending.
+        partition_epoch: i32,
         isr: Vec<NodeId>,
     },
     CreateTopic(NewTopic),
@@ -169,6 +178,17 @@ pub struct AlterPartition {
     pub partition_epoch: i32,
     /// The whole set, the leader in it.
     pub isr: Vec<IsrMember>,
+}
+
+/// A leader whose log is damaged below what it had synced: it takes no appends, and serves no followers, who
+/// may have more than it has by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedLog {
+    pub tp: TopicPartition,
+    /// The asker, which leads in `leader_epoch`.
+    pub node_id: NodeId,
+    pub broker_epoch: u64,
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// A replica that the leader holds to be in sync.
@@ -264,6 +284,24 @@ pub struct TopicCreated {
 }
 
 impl Command {
+    /// The oldest rules that know the command: older members of the group could not read it.
+    pub(crate) fn rules_min(&self) -> u16 {
+        match self {
+            Command::AlterBrokerConfigs { .. } | Command::LogDamaged(_) => 3,
+            Command::FormCluster { .. }
+            | Command::RegisterBroker(_)
+            | Command::CreateTopic(_)
+            | Command::DeleteTopic { .. }
+            | Command::CreatePartitions { .. }
+            | Command::ReplaceConfigs { .. }
+            | Command::AlterConfigs { .. }
+            | Command::EditManifest { .. }
+            | Command::AllocateProducerIds { .. }
+            | Command::SweptTopic { .. } => 1,
+            _ => 2,
+        }
+    }
+
     /// About how many bytes the command takes in the log; bounds what goes into one entry.
     pub fn bytes_estimate(&self) -> usize {
         let assigned =
@@ -276,7 +314,9 @@ impl Command {
                 Command::CreateTopic(t) => t.name.len() + assigned(&t.assignments) + pairs(&t.configs),
                 Command::CreatePartitions { assignments, .. } => assigned(assignments),
                 Command::ReplaceConfigs { overrides, .. } => pairs(overrides),
-                Command::AlterConfigs { ops, .. } => ops.iter().map(ConfigOp::bytes_estimate).sum(),
+                Command::AlterConfigs { ops, .. } | Command::AlterBrokerConfigs { ops, .. } => {
+                    ops.iter().map(ConfigOp::bytes_estimate).sum()
+                }
                 Command::FormCluster { members, .. } => 64 * members.len(),
                 Command::RegisterBroker(b) => {
                     b.host.len() + b.grpc.len() + b.rack.as_ref().map_or(0, String::len)

@@ -44,10 +44,13 @@ impl ClusterState {
     /// What other settings do to the topic's partitions. Under another `min.insync.replicas` the epoch of
     /// each is raised: a leader that still counts by the old one, and has moved its high watermark
     /// accordingly, must not have a smaller in-sync set recorded as if it had counted by the new one (ADR
-    /// 0012).
+    /// 0012). Likewise under another replication: the end of a switch that was asked for before it was taken
+    /// back must not come true after it was asked for again, as the leader has appended in between (ADR
+    /// 0014).
     fn partitions_under(&self, topic: &Topic, config: &TopicConfig) -> Vec<PartitionChange> {
         let brokers = Brokers::of(self);
-        let is_counted_anew = config.min_insync_replicas != topic.config.min_insync_replicas;
+        let is_counted_anew = config.min_insync_replicas != topic.config.min_insync_replicas
+            || config.replication != topic.config.replication;
         let mut changes = Vec::new();
         for (number, partition) in (0i32..).zip(&topic.partitions) {
             let mut draft = Draft::new(config, TopicPartition::new(topic.id, number), partition);

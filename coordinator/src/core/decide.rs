@@ -1,5 +1,5 @@
 //! Judging a command: dispatch, and the commands about the cluster, manifests and producer ids. Brokers are
-//! judged in `brokers.rs`, partitions in `partitions.rs` and `raft_groups.rs`, topics in `topics.rs`, their
+//! judged in `brokers.rs`, their settings in `broker_configs.rs`, partitions in `partitions.rs` and `raft_groups.rs`, topics in `topics.rs`, their
 //! settings in `configs.rs`.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,9 @@ impl ClusterState {
             }
             Command::DrainBroker { node_id, is_draining } => self.decide_drain(*node_id, *is_draining),
             Command::RemoveBroker { node_id } => self.decide_remove(*node_id),
+            Command::AlterBrokerConfigs { node_id, ops } => self.decide_alter_broker_configs(*node_id, ops),
             Command::AlterPartition(alter) => self.decide_alter_partition(alter),
+            Command::LogDamaged(damaged) => self.decide_log_damaged(damaged),
             Command::ElectLeader { tp, kind } => self.decide_elect(*tp, *kind),
             Command::Reassign { tp, replicas: Some(replicas) } => self.decide_reassign(*tp, replicas, true),
             Command::MovePartition { tp, replicas: Some(replicas) } => {

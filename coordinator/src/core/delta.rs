@@ -15,6 +15,7 @@ use highwater_tiering::core::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::broker_configs::BrokerConfigs;
 use super::state::{Broker, ClusterState, DeletedTopic, Partition, RaftGroup, Topic};
 use super::stored::StoredTopic;
 
@@ -28,6 +29,8 @@ pub struct StateDelta {
     removed_epochs_end: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     members: Option<BTreeMap<NodeId, Uuid>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    broker_configs: Option<Arc<BrokerConfigs>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     brokers: Vec<Broker>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -110,6 +113,8 @@ impl ClusterState {
             producer_ids_end: self.producer_ids_end,
             removed_epochs_end: self.removed_epochs_end,
             members: (self.members != old.members).then(|| self.members.clone()),
+            broker_configs: (self.broker_configs != old.broker_configs)
+                .then(|| Arc::clone(&self.broker_configs)),
             brokers: self
                 .brokers
                 .values()
@@ -165,10 +170,12 @@ impl ClusterState {
         }
         let by_key = self.names_after(&delta.topics_gone, &changed)?;
         for id in &delta.topics_gone {
-            self.topics.remove(id);
+            let gone = self.topics.remove(id);
+            self.holdings.changed(gone.as_deref(), None);
         }
         for topic in changed {
-            self.topics.insert(topic.id, topic);
+            let before = self.topics.insert(topic.id, Arc::clone(&topic));
+            self.holdings.changed(before.as_deref(), Some(&topic));
         }
         if let Some(by_key) = by_key {
             self.by_key = Arc::new(by_key);
@@ -188,6 +195,9 @@ impl ClusterState {
         self.version = delta.to;
         if let Some(members) = &delta.members {
             self.members = members.clone();
+        }
+        if let Some(configs) = &delta.broker_configs {
+            self.broker_configs = Arc::clone(configs);
         }
         assert_eq!(self.by_key.len(), self.topics.len(), "names are unique");
         Ok(())

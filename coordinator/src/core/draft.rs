@@ -55,6 +55,8 @@ pub(super) struct Draft<'a> {
     election: Election,
     /// Replicas whose logs may lack what they had: out of both sets.
     unclean: Vec<NodeId>,
+    /// Is not elected, however the election goes.
+    barred: Option<NodeId>,
     is_leader_epoch_raised: bool,
     is_touched: bool,
     pub next: Partition,
@@ -71,6 +73,7 @@ impl<'a> Draft<'a> {
                 false => Election::Clean,
             },
             unclean: Vec::new(),
+            barred: None,
             is_leader_epoch_raised: false,
             is_touched: false,
             next: before.clone(),
@@ -112,6 +115,12 @@ impl<'a> Draft<'a> {
         self.next.leader = self.next.leader.filter(|leader| *leader != node);
         self.next.last_known_leader = self.next.last_known_leader.filter(|leader| *leader != node);
         debug_assert!(!self.next.isr.contains(&node) && !self.next.elr.contains(&node));
+    }
+
+    /// Its log has lost something while it led: another one is elected.
+    pub(super) fn give_up(&mut self, node: NodeId) {
+        self.lose_log(node);
+        self.barred = Some(node);
     }
 
     /// Fences writers of the leader epoch of now, even if the leader stays.
@@ -239,7 +248,8 @@ impl<'a> Draft<'a> {
             return preferred;
         }
         let first = |set: &[NodeId]| {
-            next.replicas.iter().copied().find(|node| set.contains(node) && brokers.is_active(*node))
+            let may = |node: &NodeId| set.contains(node) && brokers.is_active(*node);
+            next.replicas.iter().copied().find(|node| may(node) && self.barred != Some(*node))
         };
         let stays = next.leader.filter(|leader| may_lead(*leader));
         let clean = stays.or_else(|| first(&next.isr)).or_else(|| first(&next.elr));

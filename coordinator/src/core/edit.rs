@@ -7,6 +7,7 @@ use highwater_model::{NodeId, TopicId, TopicPartition};
 use highwater_tiering::core::manifest;
 use uuid::Uuid;
 
+use super::broker_configs::BrokerConfigs;
 use super::command::Reply;
 use super::state::{Broker, Partition};
 
@@ -24,6 +25,10 @@ pub(crate) enum Edit {
     },
     BrokerRemoved {
         node_id: NodeId,
+    },
+    /// Settings of brokers.
+    BrokerConfigsChanged {
+        configs: Arc<BrokerConfigs>,
     },
     PartitionsChanged {
         partitions: Vec<PartitionChange>,

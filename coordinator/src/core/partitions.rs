@@ -4,7 +4,7 @@
 use highwater_model::limits::REPLICAS_MAX;
 use highwater_model::{NodeId, TopicPartition};
 
-use super::command::{AlterPartition, ElectionKind, Reply};
+use super::command::{AlterPartition, DamagedLog, ElectionKind, Reply};
 use super::draft::{Brokers, Draft, Election, in_order};
 use super::edit::{Edit, Outcome, PartitionChange};
 use super::refusal::Refusal;
@@ -47,6 +47,37 @@ impl ClusterState {
         let completed = completed(topic, &change, &brokers);
         let partitions = vec![change].into_iter().chain(completed).collect();
         Ok(Outcome::one(Edit::PartitionsChanged { partitions }, reply))
+    }
+
+    /// Takes the leadership from a log that is damaged, where another replica has everything; else it stays:
+    /// what it has is still readable, and whoever else may lead one day has not come back yet.
+    pub(super) fn decide_log_damaged(&self, damaged: &DamagedLog) -> Result<Outcome, Refusal> {
+        let (topic, partition) = self.topic_and_partition(damaged.tp)?;
+        let node = damaged.node_id;
+        self.broker_of_epoch(node, damaged.broker_epoch)?;
+        check_leader_epoch(partition, damaged.leader_epoch)?;
+        if partition.raft.is_some() || partition.leader != Some(node) {
+            return Err(Refusal::RequestInvalid(format!("node {node} does not lead")));
+        }
+        if !self.may_give_up(topic, partition, node) {
+            return Err(Refusal::EligibleLeadersNotAvailable);
+        }
+        let mut draft = Draft::new(&topic.config, damaged.tp, partition);
+        draft.give_up(node);
+        let change = draft.finish(&Brokers::of(self)).expect("the leader leaves the in-sync set");
+        assert!(change.next.leader.is_some_and(|leader| leader != node), "another one leads");
+        Ok(Outcome::one(Edit::PartitionsChanged { partitions: vec![change] }, Reply::Done))
+    }
+
+    /// Whether a replica other than `node` has everything that is committed, and is there to lead; any other
+    /// where the topic would rather lose records than wait.
+    pub fn may_give_up(&self, topic: &Topic, partition: &Partition, node: NodeId) -> bool {
+        let brokers = Brokers::of(self);
+        let is_there = |set: &[NodeId]| set.iter().any(|other| *other != node && brokers.is_active(*other));
+        let is_enough = is_there(&partition.isr)
+            || is_there(&partition.elr)
+            || topic.config.unclean_leader_election && is_there(&partition.replicas);
+        partition.raft.is_none() && is_enough
     }
 
     pub(super) fn decide_elect(&self, tp: TopicPartition, kind: ElectionKind) -> Result<Outcome, Refusal> {

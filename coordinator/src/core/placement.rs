@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 
 use highwater_model::{NodeId, TopicId};
 
+use super::holdings::Held;
 use super::state::{Broker, ClusterState};
 
 /// How willingly a broker is given replicas, best first.
@@ -31,14 +32,6 @@ struct Candidate<'a> {
     of_topic: Held,
 }
 
-/// What a broker holds, or all of them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Held {
-    replicas: usize,
-    /// Partitions that prefer it as their leader.
-    leaders: usize,
-}
-
 /// The brokers with what they hold, counted once for a whole request.
 pub(super) struct Placement<'a> {
     candidates: Vec<Candidate<'a>>,
@@ -51,7 +44,7 @@ pub(super) struct Placement<'a> {
 }
 
 impl<'a> Placement<'a> {
-    /// Counts what the brokers hold, of all topics and of the one that is to be placed.
+    /// Takes what the brokers hold, and counts what they hold of the topic that is to be placed.
     pub(super) fn new(state: &'a ClusterState, topic_id: TopicId) -> Placement<'a> {
         let candidate = |broker: &'a Broker| {
             let standing = match (broker.is_fenced, broker.is_draining) {
@@ -60,21 +53,14 @@ impl<'a> Placement<'a> {
                 (false, false) => Standing::Active,
             };
             let (node, rack) = (broker.node_id, broker.rack.as_deref());
-            Candidate { node, rack, standing, held: Held::default(), of_topic: Held::default() }
+            Candidate { node, rack, standing, held: state.holdings.of(node), of_topic: Held::default() }
         };
         // In the order of node ids, which the search below relies on.
         let mut candidates: Vec<Candidate<'a>> = state.brokers.values().map(candidate).collect();
-        for topic in state.topics.values() {
-            for partition in &topic.partitions {
-                for (i, node) in partition.replicas.iter().enumerate() {
-                    let Ok(at) = candidates.binary_search_by_key(node, |candidate| candidate.node) else {
-                        continue;
-                    };
-                    let candidate = &mut candidates[at];
-                    candidate.held.add(i == 0);
-                    if topic.id == topic_id {
-                        candidate.of_topic.add(i == 0);
-                    }
+        for partition in state.topics.get(&topic_id).iter().flat_map(|topic| &topic.partitions) {
+            for (i, node) in partition.replicas.iter().enumerate() {
+                if let Ok(at) = candidates.binary_search_by_key(node, |candidate| candidate.node) {
+                    candidates[at].of_topic.add(i == 0);
                 }
             }
         }
@@ -138,19 +124,6 @@ impl<'a> Placement<'a> {
         debug_assert!(self.active <= self.candidates.len());
         let share = |count: usize| count.div_ceil(self.active.max(1));
         Held { replicas: share(total.replicas), leaders: share(total.leaders) }
-    }
-}
-
-impl Held {
-    fn add(&mut self, is_leader: bool) {
-        self.replicas += 1;
-        self.leaders += usize::from(is_leader);
-    }
-
-    fn join(&mut self, other: Held) {
-        self.replicas += other.replicas;
-        self.leaders += other.leaders;
-        debug_assert!(self.leaders <= self.replicas, "who leads is a replica");
     }
 }
 

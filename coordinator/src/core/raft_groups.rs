@@ -73,7 +73,7 @@ impl ClusterState {
 
     /// The group's leader leads on under fetch replication, in the leader epoch after the group's last term.
     pub(super) fn decide_raft_end(&self, command: &Command) -> Result<Outcome, Refusal> {
-        let Command::RaftEnd { tp, node_id, broker_epoch, term, isr } = command else {
+        let Command::RaftEnd { tp, node_id, broker_epoch, term, partition_epoch, isr } = command else {
             unreachable!("dispatched by its kind");
         };
         let (topic, partition) = self.topic_and_partition(*tp)?;
@@ -84,6 +84,7 @@ impl ClusterState {
         }
         let given = *term;
         check_term(partition, group, given, *node_id)?;
+        check_partition_epoch(partition, *partition_epoch)?;
         let isr = replicas_only(partition, isr)?;
         if !isr.contains(node_id) {
             return Err(Refusal::RequestInvalid("the leader has what it committed".into()));

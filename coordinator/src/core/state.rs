@@ -13,6 +13,8 @@ use highwater_tiering::core::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::broker_configs::BrokerConfigs;
+use super::holdings::Holdings;
 use super::stored::StoredState;
 
 /// All that the control plane knows.
@@ -34,8 +36,12 @@ pub struct ClusterState {
     pub members: BTreeMap<NodeId, Uuid>,
     /// Greatest epoch of any broker that was removed: a node id that comes back goes on above it.
     pub removed_epochs_end: u64,
+    /// Settings of brokers that were changed while they ran.
+    pub broker_configs: Arc<BrokerConfigs>,
     /// Over all topics.
     pub partition_count: usize,
+    /// Replicas by broker.
+    pub(super) holdings: Holdings,
     /// Topics by name, with `.` written as `_`: names that collide cannot both be there.
     pub(super) by_key: Arc<BTreeMap<String, TopicId>>,
 }

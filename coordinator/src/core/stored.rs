@@ -12,7 +12,9 @@ use highwater_model::{NodeId, TopicConfig, TopicId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::broker_configs::BrokerConfigs;
 use super::check::StateBroken;
+use super::holdings::Holdings;
 use super::state::{Broker, ClusterState, DeletedTopic, Partition, Topic};
 
 /// Version of the stored state. 1: one node. 2: brokers may be fenced or drain, partitions have eligible
@@ -44,6 +46,12 @@ pub(super) struct StoredState {
     members: BTreeMap<NodeId, Uuid>,
     #[serde(default)]
     removed_epochs_end: u64,
+    #[serde(default, skip_serializing_if = "is_unset")]
+    broker_configs: Arc<BrokerConfigs>,
+}
+
+fn is_unset(configs: &Arc<BrokerConfigs>) -> bool {
+    configs.is_empty()
 }
 
 /// A topic without what is derived from the rest.
@@ -111,6 +119,7 @@ impl From<ClusterState> for StoredState {
             producer_ids_end: state.producer_ids_end,
             members: state.members,
             removed_epochs_end: state.removed_epochs_end,
+            broker_configs: state.broker_configs,
         }
     }
 }
@@ -130,6 +139,7 @@ impl TryFrom<StoredState> for ClusterState {
             producer_ids_end: stored.producer_ids_end,
             members: stored.members,
             removed_epochs_end: stored.removed_epochs_end,
+            broker_configs: stored.broker_configs,
             ..ClusterState::default()
         };
         let mut by_key = BTreeMap::new();
@@ -144,6 +154,7 @@ impl TryFrom<StoredState> for ClusterState {
             state.topics.keys().all(|id| !state.deleted.contains_key(id)) || state.check().is_err()
         );
         state.by_key = Arc::new(by_key);
+        state.holdings = Holdings::counted(&state.topics);
         state.check()?;
         assert_eq!(state.by_key.len(), state.topics.len(), "checked: names do not collide");
         Ok(state)

@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use highwater_model::topic_config::Replication;
 use highwater_model::{NodeId, TopicId, TopicPartition};
 use highwater_tiering::core::manifest::{Edit, EditRequest, EpochStart, ObjectEntry};
 use uuid::Uuid;
@@ -46,7 +44,6 @@ impl Notebook {
         match line.split_once(' ').unwrap_or((line, "")) {
             ("state", _) => return show(&self.state),
             ("plan", _) => return self.plan(),
-            ("asks", rest) => return self.ask(rest),
             ("at", ms) => {
                 self.clock_ms = ms.parse().expect("a number");
                 return String::new();
@@ -77,7 +74,11 @@ impl Notebook {
                 is_draining: words.get(2) != Some(&"off"),
             },
             "remove" => Command::RemoveBroker { node_id: number(1) as NodeId },
-            "isr" | "elect" | "reassign" | "move" | "raft-leader" | "raft-begin" | "raft-end" => {
+            "throttle" => Command::AlterBrokerConfigs {
+                node_id: words[1].parse().ok(),
+                ops: words[2..].chunks(2).map(|op| config_op(op[0], op[1])).collect(),
+            },
+            "isr" | "elect" | "damaged" | "reassign" | "move" | "raft-leader" | "raft-begin" | "raft-end" => {
                 self.parse_partition(&words)
             }
             "create" => Command::CreateTopic(self.parse_create(&words)),
@@ -117,19 +118,6 @@ impl Notebook {
             writeln!(out, "{told}").expect("text");
         }
         if out.is_empty() { "nothing to do\n".into() } else { out }
-    }
-
-    /// `NAME raft|fetch`: what the topic's `highwater.replication` says. Set past the judgement, which
-    /// refuses raft until partitions can follow it (ADR 0006).
-    fn ask(&mut self, rest: &str) -> String {
-        let (name, replication) = rest.split_once(' ').expect("a name and a kind");
-        let topic = self.state.topics.get_mut(&self.ids[name]).expect("there");
-        let config = Arc::make_mut(&mut Arc::make_mut(topic).config);
-        config.replication = match replication {
-            "raft" => Replication::Raft,
-            _ => Replication::Fetch,
-        };
-        String::new()
     }
 
     fn place(&self, tp: TopicPartition) -> String {
@@ -177,6 +165,7 @@ impl Notebook {
                 partition_epoch,
                 isr: words[3].split(',').map(|text| self.parse_member(text)).collect(),
             }),
+            "damaged" => Command::LogDamaged(DamagedLog { tp, node_id, broker_epoch, leader_epoch }),
             "elect" if words[3] == "preferred" => Command::ElectLeader { tp, kind: ElectionKind::Preferred },
             "elect" => Command::ElectLeader { tp, kind: ElectionKind::Unclean },
             "move" => Command::MovePartition { tp, replicas: Some(nodes()) },
@@ -192,7 +181,7 @@ impl Notebook {
             }
             _ => {
                 let term = given("term").expect("a term") as i32;
-                Command::RaftEnd { tp, node_id, broker_epoch, term, isr: nodes() }
+                Command::RaftEnd { tp, node_id, broker_epoch, term, partition_epoch, isr: nodes() }
             }
         }
     }
@@ -302,6 +291,10 @@ fn show(state: &ClusterState) -> String {
         }
         out.push_str(if broker.is_fenced { " fenced" } else { "" });
         out.push_str(if broker.is_draining { " draining\n" } else { "\n" });
+    }
+    if !state.broker_configs.is_empty() {
+        let BrokerConfigs { all, of } = state.broker_configs.as_ref();
+        writeln!(out, "settings of all brokers {all:?}, of single ones {of:?}").expect("text");
     }
     for topic in state.topics_by_name() {
         writeln!(out, "topic {} replicas {} {:?}", topic.name, topic.replication_factor, topic.overrides)

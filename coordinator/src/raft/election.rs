@@ -18,6 +18,7 @@ use openraft::{Raft, ServerState, Vote};
 use tokio::time::Instant;
 
 use super::group::Group;
+use super::members;
 use super::service::Member;
 use super::types::TypeConfig;
 use super::wire;
@@ -74,11 +75,15 @@ fn spread(most: Duration) -> Duration {
 
 /// Stands for election if more than half would vote for this member.
 async fn stand(member: &Member) -> Result<(), Fatal<u64>> {
+    if !members::may_vote(member) {
+        return Ok(());
+    }
     let own = member.raft.metrics().borrow().vote;
     let vote = Vote::new(own.leader_id.term + 1, member.group.node_id);
     let request = VoteRequest::new(vote, member.log.last());
     let peers = member.group.peers();
-    let mut answers: FuturesUnordered<_> = peers.map(|peer| ask(&member.group, peer, &request)).collect();
+    let mut answers: FuturesUnordered<_> =
+        peers.into_iter().map(|peer| ask(&member.group, peer, &request)).collect();
     let mut granted = 1;
     while granted < member.group.quorum() {
         match answers.next().await {
@@ -113,7 +118,10 @@ async fn ask(group: &Group, peer: u64, request: &VoteRequest<u64>) -> bool {
 /// do not matter: they are settled by the vote itself.
 pub(super) fn judge_pre_vote(member: &Member, request: &VoteRequest<u64>) -> VoteResponse<u64> {
     let last = member.log.last();
-    let would = !member.group.hears_leader() && !leads(&member.raft) && request.last_log_id >= last;
+    let would = members::may_vote(member)
+        && !member.group.hears_leader()
+        && !leads(&member.raft)
+        && request.last_log_id >= last;
     VoteResponse::new(member.raft.metrics().borrow().vote, last, would)
 }
 

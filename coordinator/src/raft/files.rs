@@ -16,6 +16,7 @@ use highwater_model::limits::RAFT_LOG_FILE_BYTES;
 
 use super::OpenError;
 use super::frame::{self, Frame, Kind, Position, Tail};
+use super::room::Room;
 
 const MAGIC: &[u8; 8] = b"HWRAFTLG";
 /// Version of the file's head.
@@ -31,6 +32,7 @@ pub(super) struct LogFiles {
     /// Every entry below this index is synced.
     durable_end: u64,
     buffer: Vec<u8>,
+    room: Room,
 }
 
 struct LogFile {
@@ -66,6 +68,7 @@ impl LogFiles {
                 last: None,
                 durable_end: 0,
                 buffer: Vec::new(),
+                room: Room::default(),
             },
             before: None,
             entries: Vec::new(),
@@ -82,6 +85,11 @@ impl LogFiles {
         let log = &mut opened.files;
         log.durable_end = log.last.map_or(0, |at| at.index + 1);
         Ok(opened)
+    }
+
+    /// Where its writes wait for room.
+    pub(super) fn room(&self) -> Room {
+        self.room.clone()
     }
 
     /// Writes frames at the end of the log. They are kept once `sync` has returned.
@@ -175,10 +183,13 @@ impl LogFiles {
         }
         let path = self.dir.join(format!("{first:020}.log"));
         let temporary = path.with_extension("tmp");
-        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
-        file.write_all_at(&encode_head(first, self.last), 0)?;
+        let file = self.room.wait_out(|| {
+            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
+            file.write_all_at(&encode_head(first, self.last), 0)?;
+            Ok(file)
+        })?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)?;
+        self.room.wait_out(|| fs::rename(&temporary, &path))?;
         sync_dir(&self.dir)?;
         let length = FILE_HEAD_BYTES as u64;
         self.files.push_back(LogFile { path, file, first, before: self.last, starts: Vec::new(), length });
@@ -191,7 +202,7 @@ impl LogFiles {
         }
         let newest = self.files.back().expect("encoded for the newest file");
         let at = newest.length - self.buffer.len() as u64;
-        let written = newest.file.write_all_at(&self.buffer, at);
+        let written = self.room.wait_out(|| newest.file.write_all_at(&self.buffer, at));
         self.buffer.clear();
         self.buffer.shrink_to(1 << 20);
         written

@@ -13,7 +13,7 @@ use highwater_model::limits::{GREETING_PAUSE, GREETING_WAIT};
 use tokio::time::Instant;
 
 use super::OpenError;
-use super::group::{Group, Storages, lost_storage, storages_of};
+use super::group::{Group, Members, Storages, lost_storage, members_of, no_member, storages_of};
 use crate::rpc::{brief, check_protocol, list_of, list_text, proto, timed, uuid_of, within};
 
 /// How often a member that waits says for whom.
@@ -22,7 +22,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// What greetings have come to.
 pub(super) enum Greeted {
     /// The group is formed, of these members, and this node is one of them.
-    Formed(Storages),
+    Formed(Members),
     /// All are there, none is formed, and all have seen the same.
     Complete(Storages),
 }
@@ -32,6 +32,10 @@ pub(super) async fn greet(group: &Group) -> Result<Greeted, OpenError> {
     let mut told = Instant::now();
     loop {
         let answers = round(group, false).await;
+        // One that was away may not know yet that this node is a member.
+        if let Some((peer, answer)) = welcome(group, &answers) {
+            return formed(group, peer, answer);
+        }
         let mut silent = Vec::new();
         let mut agree = true;
         for (peer, answer) in answers {
@@ -68,14 +72,34 @@ pub(super) async fn greet(group: &Group) -> Result<Greeted, OpenError> {
     }
 }
 
-/// One greeting of a member whose group is formed: peers that are there may refuse it.
+/// A peer that knows this node as a member of the formed group.
+fn welcome<'a>(
+    group: &Group,
+    answers: &'a BTreeMap<u64, Result<proto::HelloResponse, String>>,
+) -> Option<(u64, &'a proto::HelloResponse)> {
+    answers.iter().find_map(|(peer, answer)| {
+        let answer = answer.as_ref().ok().filter(|answer| answer.is_formed && answer.from == *peer)?;
+        let is_known = storages_of(&answer.members).get(&group.node_id) == Some(&group.storage);
+        let is_welcome = answer.refusal.is_empty() && *peer != group.node_id && is_known;
+        let speaks = check_protocol(&format!("node {peer}"), answer.protocol, answer.protocol_min).is_ok();
+        (is_welcome && speaks).then_some((*peer, answer))
+    })
+}
+
+/// One greeting of a member whose group is formed: peers that are there may refuse it, or tell it of changes
+/// that it has missed. One that has missed more itself has no say.
 pub(super) async fn greet_once(group: &Group) -> Result<(), OpenError> {
     for (peer, answer) in round(group, true).await {
         match answer {
             Ok(answer) => {
+                let own = group.members().map(|members| members.at).unwrap_or_default();
+                let is_formed = answer.is_formed && peer != group.node_id;
+                if is_formed && members_of(&answer.members, answer.members_at.as_ref()).at < own {
+                    continue;
+                }
                 judge(group, peer, &answer)?;
-                if answer.is_formed && peer != group.node_id {
-                    formed(group, peer, &answer)?;
+                if is_formed && let Greeted::Formed(members) = formed(group, peer, &answer)? {
+                    group.note_members(members);
                 }
             }
             Err(reason) if peer == group.node_id => {
@@ -135,24 +159,29 @@ fn judge(group: &Group, peer: u64, answer: &proto::HelloResponse) -> Result<(), 
 
 /// Whether this node is one of the formed group that `peer` tells of.
 fn formed(group: &Group, peer: u64, answer: &proto::HelloResponse) -> Result<Greeted, OpenError> {
-    let members = storages_of(&answer.members);
-    if !members.keys().eq(group.list().keys()) {
-        let ids: Vec<_> = members.keys().map(u64::to_string).collect();
+    let members = members_of(&answer.members, answer.members_at.as_ref());
+    let (own_id, told_id) = (group.cluster_id(), &answer.cluster_id);
+    let known = group.members();
+    let is_other_cluster = match own_id.is_empty() || told_id.is_empty() {
+        true => known.is_some_and(|own| own.at == members.at && own.storages != members.storages),
+        false => own_id != *told_id,
+    };
+    if is_other_cluster {
+        return Err(refused(format!(
+            "node {peer} belongs to another cluster than this node; correct --coordinators or --data-dir"
+        )));
+    }
+    if !members.storages.keys().all(|id| group.list().contains_key(id)) {
+        let ids: Vec<_> = members.storages.keys().map(u64::to_string).collect();
         return Err(refused(format!(
             "node {peer} belongs to a group of the nodes {}, and --coordinators is {}; correct the list",
             ids.join(", "),
             list_text(group.list())
         )));
     }
-    if members.get(&group.node_id) != Some(&group.storage) {
-        return Err(refused(lost_storage(group.node_id)));
+    match members.storages.get(&group.node_id) {
+        Some(storage) if *storage == group.storage => Ok(Greeted::Formed(members)),
+        Some(_) => Err(refused(lost_storage(group.node_id, group.storage))),
+        None => Err(refused(no_member(group.node_id, group.storage))),
     }
-    if let Some(own) = group.members()
-        && own != members
-    {
-        return Err(refused(format!(
-            "node {peer} belongs to another cluster than this node; correct --coordinators or --data-dir"
-        )));
-    }
-    Ok(Greeted::Formed(members))
 }

@@ -19,10 +19,11 @@ use super::OpenError;
 use super::election;
 use super::files::sync_dir;
 use super::formation::{self, Greeted};
-use super::group::{Group, Storages};
+use super::group::{Group, Members, Storages, lost_storage};
 use super::identity;
 use super::log_store::LogStore;
 use super::machine::{Machine, StateCell, lone_peer};
+use super::members;
 use super::network::Network;
 use super::service::{CoordinationDoor, Member};
 use super::snapshot::SnapshotStore;
@@ -45,11 +46,11 @@ pub(crate) struct NodeSettings {
 
 /// A running node.
 pub(crate) struct RaftNode {
-    raft: Raft<TypeConfig>,
+    pub(super) raft: Raft<TypeConfig>,
     cell: Arc<StateCell>,
     writer: Arc<Writer>,
     /// None for a lone node.
-    group: Option<Arc<Group>>,
+    pub(super) group: Option<Arc<Group>>,
     leadership: watch::Receiver<Leadership>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -68,8 +69,21 @@ pub(crate) struct GroupStatus {
     pub applied: u64,
     /// Since a majority answered; only on the leader.
     pub quorum_ack_ms: Option<u64>,
-    /// Index that each member is known to have; only on the leader.
-    pub matched: BTreeMap<u64, Option<u64>>,
+    pub members: Vec<MemberStatus>,
+}
+
+/// What this node knows of one member of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MemberStatus {
+    pub node_id: u64,
+    /// Empty for the only member.
+    pub address: String,
+    /// None for the only member.
+    pub storage: Option<Uuid>,
+    /// It votes; one that does not is still catching up.
+    pub is_voter: bool,
+    /// Index that it is known to have; only on the leader.
+    pub matched: Option<u64>,
 }
 
 /// A proposal without an answer.
@@ -81,6 +95,9 @@ pub(crate) enum ProposeFailure {
     /// It has not entered the log.
     #[error("{0}")]
     Failed(String),
+    /// It has not entered the log, nor would it elsewhere or later, as the group is now.
+    #[error("{0}")]
+    Refused(String),
     /// It may have.
     #[error("{0}")]
     Unknown(String),
@@ -128,7 +145,7 @@ impl RaftNode {
     async fn lead(&self, node_id: u64, timeout: Duration) -> Result<(), OpenError> {
         let fatal = |e: openraft::error::Fatal<u64>| OpenError::Raft(e.to_string());
         if self.raft.is_initialized().await.map_err(fatal)? {
-            let found: Vec<u64> = self.members().await?.into_keys().collect();
+            let found: Vec<u64> = members::of_raft(&self.raft).await?.nodes.into_keys().collect();
             if found.len() > 1 && found.contains(&node_id) {
                 return Err(other_list(&found, "alone"));
             }
@@ -154,61 +171,66 @@ impl RaftNode {
     /// Finds the group or forms it; from then on this member votes and appends.
     async fn join(&self, group: Arc<Group>, log: LogStore, door: &CoordinationDoor) -> Result<(), OpenError> {
         let member = Member { group: Arc::clone(&group), raft: self.raft.clone(), log };
-        let is_formed = self.raft.is_initialized().await.map_err(|e| OpenError::Raft(e.to_string()))?;
-        if is_formed {
-            group.admit(self.own_group(&group).await?);
-            group.set_cluster_id(&self.cell.with(|state| state.cluster_id.clone()));
-            door.open(member.clone());
-            formation::greet_once(&group).await?;
-        } else {
-            door.open(member.clone());
-            match formation::greet(&group).await? {
-                Greeted::Formed(members) => group.admit(members),
-                Greeted::Complete(seen) => {
-                    let peer = |(id, storage): (&u64, &Uuid)| {
-                        let address = group.channels.address(*id).to_owned();
-                        (*id, Peer { address, storage: Some(*storage) })
-                    };
-                    let nodes: BTreeMap<u64, Peer> = seen.iter().map(peer).collect();
-                    group.admit(seen);
-                    match self.raft.initialize(nodes).await {
-                        // A peer was first, and has sent its entry already: it is the same.
-                        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-                        Err(e) => return Err(OpenError::Raft(e.to_string())),
+        let is_initialized = self.raft.is_initialized().await.map_err(|e| OpenError::Raft(e.to_string()))?;
+        let known = match is_initialized {
+            true => self.own_group(&group).await?,
+            false => None,
+        };
+        match known {
+            Some(members) => {
+                group.admit(members);
+                group.set_cluster_id(&self.cell.with(|state| state.cluster_id.clone()));
+                door.open(member.clone());
+                formation::greet_once(&group).await?;
+            }
+            None => {
+                door.open(member.clone());
+                match formation::greet(&group).await? {
+                    Greeted::Formed(members) => group.admit(members),
+                    Greeted::Complete(_) if is_initialized => {
+                        return Err(OpenError::Group(lost_storage(group.node_id, group.storage)));
                     }
+                    Greeted::Complete(seen) => self.form(&group, seen).await?,
                 }
             }
         }
-        let election = tokio::spawn(election::run(member));
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(election);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.push(tokio::spawn(election::run(member.clone())));
+        tasks.push(tokio::spawn(members::run(member)));
         Ok(())
     }
 
-    /// The members that this directory's group was formed with; it must be that of the settings.
-    async fn own_group(&self, group: &Group) -> Result<Storages, OpenError> {
-        let found = self.members().await?;
-        let ids: Vec<u64> = found.keys().copied().collect();
-        if !ids.contains(&group.node_id) {
-            return Err(OpenError::ForeignNode { expected: group.node_id, found: ids });
+    /// Writes the first entry, as every member does.
+    async fn form(&self, group: &Group, seen: Storages) -> Result<(), OpenError> {
+        let peer = |(id, storage): (&u64, &Uuid)| {
+            let address = group.channels.address(*id).to_owned();
+            (*id, Peer { address, storage: Some(*storage) })
+        };
+        let nodes: BTreeMap<u64, Peer> = seen.iter().map(peer).collect();
+        group.admit(Members::founding(seen));
+        match self.raft.initialize(nodes).await {
+            // A peer was first, and has sent its entry already: it is the same.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(e) => Err(OpenError::Raft(e.to_string())),
         }
-        if !found.keys().eq(group.list().keys()) {
-            return Err(other_list(&ids, &crate::rpc::list_text(group.list())));
-        }
-        let storages: Storages = found.iter().filter_map(|(id, peer)| Some((*id, peer.storage?))).collect();
-        if storages.len() != found.len() || storages.get(&group.node_id) != Some(&group.storage) {
-            return Err(OpenError::Group(super::group::lost_storage(group.node_id)));
-        }
-        Ok(storages)
     }
 
-    async fn members(&self) -> Result<BTreeMap<u64, Peer>, OpenError> {
-        let look = self.raft.with_raft_state(|state| {
-            let membership = state.membership_state.effective().membership().clone();
-            let voters: Vec<u64> = membership.voter_ids().collect();
-            let peer = |id: u64| (id, membership.get_node(&id).cloned().unwrap_or_default());
-            voters.into_iter().map(peer).collect()
-        });
-        look.await.map_err(|e| OpenError::Raft(e.to_string()))
+    /// The members that this directory's log names; the settings must name them too. None where this storage
+    /// is none of them: it has been given the place of another one, and its log may not say so yet.
+    async fn own_group(&self, group: &Group) -> Result<Option<Members>, OpenError> {
+        let found = members::of_raft(&self.raft).await?;
+        let ids: Vec<u64> = found.nodes.keys().copied().collect();
+        if group.storage.is_nil() {
+            return Err(match ids.contains(&group.node_id) {
+                true => OpenError::Group(lost_storage(group.node_id, group.storage)),
+                false => OpenError::ForeignNode { expected: group.node_id, found: ids },
+            });
+        }
+        if !ids.iter().all(|id| group.list().contains_key(id)) {
+            return Err(other_list(&ids, &crate::rpc::list_text(group.list())));
+        }
+        let members = found.members();
+        Ok(members.filter(|members| members.storages.get(&group.node_id) == Some(&group.storage)))
     }
 
     pub(crate) fn cell(&self) -> &Arc<StateCell> {
@@ -239,12 +261,19 @@ impl RaftNode {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let index = |id: &Option<GroupLogId>| id.map(|id| id.index);
-        let matched = metrics.replication.iter().flatten();
+        let membership = metrics.membership_config.membership();
+        let member = |(id, peer): (&u64, &Peer)| MemberStatus {
+            node_id: *id,
+            address: peer.address.clone(),
+            storage: peer.storage,
+            is_voter: membership.voter_ids().any(|voter| voter == *id),
+            matched: metrics.replication.as_ref().and_then(|known| index(known.get(id)?)),
+        };
         GroupStatus {
             leadership: *self.leadership.borrow(),
             applied: index(&metrics.last_applied).unwrap_or(0),
             quorum_ack_ms: metrics.millis_since_quorum_ack,
-            matched: matched.map(|(id, at)| (*id, index(at))).collect(),
+            members: membership.nodes().map(member).collect(),
         }
     }
 
@@ -283,6 +312,7 @@ impl RaftNode {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
+        self.writer.room().give_up();
         if let Err(e) = self.raft.shutdown().await {
             tracing::warn!(error = %e, "Raft did not shut down cleanly");
         }
@@ -335,9 +365,10 @@ fn open_files(settings: &NodeSettings) -> Result<Files, OpenError> {
     let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
     let lock = lock.map_err(OpenError::io(&lock_path))?;
     lock.try_lock().map_err(|_| OpenError::Locked { path: dir.display().to_string() })?;
-    let (snapshots, loaded) = SnapshotStore::open(&dir.join("snapshots"))?;
-    let machine = Machine::new(snapshots, loaded);
+    let (mut snapshots, loaded) = SnapshotStore::open(&dir.join("snapshots"))?;
     let (log, writer) = LogStore::open(&dir, lock)?;
+    snapshots.share_room(writer.room());
+    let machine = Machine::new(snapshots, loaded);
     let found = identity::read(&dir, settings.node_id)?;
     let storage = match (settings.coordinators.len() > 1, found) {
         (false, _) => None,

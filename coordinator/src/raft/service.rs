@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::election;
 use super::group::Group;
 use super::log_store::LogStore;
+use super::members;
 use super::network::fatal_status;
 use super::types::TypeConfig;
 use super::wire::{self, WireError};
@@ -97,6 +98,10 @@ impl Coordination for CoordinationDoor {
     ) -> Result<Response<proto::VoteResponse>, Status> {
         let (member, request) = (self.member()?, request.into_inner());
         member.group.check(request.envelope.as_ref())?;
+        // One that does not know yet that it votes may lack what the storage before it has acknowledged.
+        if !members::may_vote(member) {
+            return Err(Status::unavailable("this coordinator has no vote (yet)"));
+        }
         let request = wire::vote_request_of(&request).map_err(malformed)?;
         match member.raft.vote(request).await {
             Ok(answer) => Ok(Response::new(wire::vote_response(&answer))),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::OpenError;
 use super::files::sync_dir;
 use super::frame::Position;
+use super::room::Room;
 use super::types::{GroupMembership, Peer, StoredMembers, log_id, position};
 use crate::core::ClusterState;
 
@@ -30,6 +31,7 @@ pub(super) struct SnapshotStore {
     /// Held while a snapshot is written, so that two do not share a temporary name.
     writing: Mutex<()>,
     received: AtomicU64,
+    room: Room,
 }
 
 /// What a snapshot says of itself.
@@ -67,6 +69,7 @@ impl SnapshotStore {
             current: Mutex::new(None),
             writing: Mutex::new(()),
             received: AtomicU64::new(0),
+            room: Room::default(),
         };
         store.remove_leftovers().map_err(OpenError::io(dir))?;
         let mut fault = None;
@@ -91,6 +94,11 @@ impl SnapshotStore {
             Some(fault) => Err(fault),
             None => Ok((store, None)),
         }
+    }
+
+    /// From now on its writes wait for room where those of the log do.
+    pub(super) fn share_room(&mut self, room: &Room) {
+        self.room = room.clone();
     }
 
     /// The newest snapshot, opened for reading.
@@ -130,10 +138,13 @@ impl SnapshotStore {
         let path = self.dir.join(format!("{index:020}-{term:020}.snapshot"));
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let temporary = path.with_extension("tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
+        let file = self.room.wait_out(|| {
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            Ok(file)
+        })?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)?;
+        self.room.wait_out(|| fs::rename(&temporary, &path))?;
         sync_dir(&self.dir)?;
         let mut current = self.current();
         let newer = current.as_ref().is_none_or(|(now, _)| now.last_log_id <= meta.last_log_id);

@@ -14,6 +14,7 @@ use highwater_model::limits::RAFT_WRITES_PENDING_MAX;
 use super::OpenError;
 use super::files::{LogFiles, sync_dir};
 use super::frame::{Frame, Position};
+use super::room::Room;
 
 /// Told once the request is durable, or has failed; in the order of the requests.
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -41,6 +42,7 @@ const VOTE_BYTES: usize = 40;
 
 /// The front of the thread. Closing or dropping it lets the thread finish what it was given.
 pub(super) struct Writer {
+    room: Room,
     requests: Mutex<Option<SyncSender<Write>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -49,13 +51,18 @@ impl Writer {
     /// Starts the thread. `lock` is held until it has ended.
     pub(super) fn start(files: LogFiles, dir: &Path, lock: File) -> io::Result<Writer> {
         let (requests, inbox) = sync_channel(RAFT_WRITES_PENDING_MAX);
-        let vote_path = dir.join("vote");
+        let (vote_path, room) = (dir.join("vote"), files.room());
         let work = move || {
             let _lock = lock;
             Thread { files, vote_path, failure: None }.run(&inbox);
         };
         let thread = std::thread::Builder::new().name("raft-log".into()).spawn(work)?;
-        Ok(Writer { requests: Mutex::new(Some(requests)), thread: Mutex::new(Some(thread)) })
+        Ok(Writer { room, requests: Mutex::new(Some(requests)), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Where what is written for this member waits for room.
+    pub(super) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Hands a request over. Fails when the thread has ended; the request's `done` is then never called.
@@ -67,6 +74,7 @@ impl Writer {
 
     /// Ends the thread after what it was given, and waits for it.
     pub(super) fn close(&self) {
+        self.room.give_up();
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
@@ -99,7 +107,7 @@ impl Thread {
                     let _ = self.attempt(|thread| thread.files.mark_committed(at));
                 }
                 Write::Vote { vote, done } => {
-                    done(self.attempt(|thread| write_vote(&thread.vote_path, vote)))
+                    done(self.attempt(|thread| write_vote(&thread.vote_path, vote, &thread.files.room())))
                 }
                 Write::Truncate { from, done } => done(self.attempt(|thread| thread.files.truncate(from))),
                 Write::Purge { upto, done } => done(self.attempt(|thread| thread.files.purge(upto))),
@@ -167,7 +175,7 @@ pub(super) fn read_vote(dir: &Path) -> Result<Option<StoredVote>, OpenError> {
 }
 
 /// Replaces the vote, whole or not at all; durable on return.
-fn write_vote(path: &Path, vote: StoredVote) -> io::Result<()> {
+fn write_vote(path: &Path, vote: StoredVote, room: &Room) -> io::Result<()> {
     let mut bytes = [0; VOTE_BYTES];
     bytes[..8].copy_from_slice(VOTE_MAGIC);
     bytes[8..12].copy_from_slice(&VOTE_VERSION.to_le_bytes());
@@ -177,9 +185,12 @@ fn write_vote(path: &Path, vote: StoredVote) -> io::Result<()> {
     let crc = crc32c::crc32c(&bytes[16..]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&bytes)?;
+    let file = room.wait_out(|| {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        Ok(file)
+    })?;
     file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    room.wait_out(|| fs::rename(&temporary, path))?;
     sync_dir(path.parent().expect("the vote lies in a directory"))
 }

@@ -38,6 +38,10 @@ pub const REPLICA_LISTENERS_MAX: usize = 64;
 pub const ISR_PROPOSALS_MAX: usize = 32;
 /// Bytes that one answer to a follower carries for one partition; a larger batch goes alone.
 pub const REPLICA_FETCH_BYTES_MAX: usize = 1024 * 1024;
+/// What a throttle of replication lets through at once after a rest, in milliseconds at its rate.
+pub const THROTTLE_BURST_MS: u64 = 1_000;
+/// Longest pause before a throttle is looked at again, in milliseconds: its rate may have changed.
+pub const THROTTLE_LOOK_MS: u64 = 500;
 /// Bytes of one answer that a follower takes for one partition: a batch may have as much as a request.
 pub const REPLICA_ANSWER_BYTES_MAX: usize = REQUEST_BYTES_MAX;
 
@@ -76,6 +80,11 @@ pub const GREETING_PAUSE: std::time::Duration = std::time::Duration::from_millis
 /// See [`GREETING_PAUSE`].
 pub const GREETING_WAIT: std::time::Duration = std::time::Duration::from_millis(1_000);
 
+/// How often the leader looks at members that have no vote yet.
+pub const MEMBERS_LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+/// A new coordinator gets its vote when it lacks at most this many entries.
+pub const LEARNER_LAG_ENTRIES_MAX: u64 = 100;
+
 // --- broker: raft replication of partitions ---
 
 /// Largest frame of a partition's Raft side file, in bytes; a longer length is damage.
@@ -110,6 +119,21 @@ pub const RAFT_TICK_MS: u64 = 100;
 pub const RAFT_SILENT_MS: i64 = 1_500;
 /// Pause between two candidates of one group, and between two tries, in milliseconds.
 pub const RAFT_CANDIDATE_STEP_MS: i64 = 150;
+/// Batches that wait for their place in a group's log, or for its commit, over all groups of a node; more are
+/// refused with a retriable error.
+pub const RAFT_PROPOSALS_PENDING_MAX: usize = 20_000;
+/// Partitions whose groups are opened, closed or changed at a time.
+pub const RAFT_TASKS_MAX: usize = 256;
+/// Pause before a group that could not be opened, or has failed, is opened again, in milliseconds.
+pub const RAFT_REOPEN_MS: u64 = 5_000;
+/// A new replica has this long to catch up before the change of voters is tried anew, in milliseconds.
+pub const RAFT_CATCH_UP_MS_MAX: u64 = 60_000;
+/// Pause before a leader asks a node again which replica it has, in milliseconds.
+pub const RAFT_ASK_MS: u64 = 2_000;
+/// A partition that changes its way of replication is looked at this often, in milliseconds, for so long.
+pub const RAFT_SWITCH_LOOK_MS: u64 = 25;
+/// See [`RAFT_SWITCH_LOOK_MS`].
+pub const RAFT_SWITCH_WAIT_MS: u64 = 2_000;
 /// Candidates asked for in one message.
 pub const RAFT_PRE_VOTES_PER_MESSAGE: usize = 1_000;
 /// Pause before a write or a read is tried at another coordinator.
@@ -160,6 +184,8 @@ pub const FENCE_AGAIN: std::time::Duration = std::time::Duration::from_millis(50
 pub const SESSION_GRACE: std::time::Duration = std::time::Duration::from_millis(1_500);
 /// Longest sleep of the leader between two looks at the sessions.
 pub const SESSION_CHECK_MAX: std::time::Duration = std::time::Duration::from_millis(1_000);
+/// Over how long the traffic of a partition is averaged for plans of moves, in milliseconds.
+pub const RATE_MEAN_MS: u64 = 180_000;
 /// Pause between two rounds of balancing.
 pub const BALANCE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 /// Partitions that move at a time in the whole cluster.
@@ -173,8 +199,10 @@ pub const BALANCE_SETTLE_MS: i64 = 15_000;
 pub const BROKER_DEAD_TIMEOUT_MS: i64 = 600_000;
 /// Brokers fenced at a time.
 pub const FENCES_AT_ONCE_MAX: usize = 16;
-/// Brokers that a new leader looks for at a time, and how long each look may take.
+/// Brokers that a new leader looks for at a time, how often at most, and how long each look may take.
 pub const PROBES_AT_ONCE_MAX: usize = 64;
+/// See [`PROBES_AT_ONCE_MAX`].
+pub const PROBE_LOOKS_MAX: u32 = 4;
 /// See [`PROBES_AT_ONCE_MAX`].
 pub const PROBE_WAIT: std::time::Duration = std::time::Duration::from_millis(150);
 /// Largest mark of a bucket that is read, in bytes.

@@ -47,6 +47,11 @@ fn command() -> impl Strategy<Value = String> {
                 format!("isr {name} {p} {nodes} by={by} leader-epoch={l} epoch={e}")),
         2 => (name.clone(), 0..3i32, prop::sample::select(vec!["preferred", "unclean"]))
             .prop_map(|(name, p, kind)| format!("elect {name} {p} {kind}")),
+        2 => (name.clone(), 0..3i32).prop_map(|(name, p)| format!("damaged {name} {p}")),
+        1 => (0..5u32, 0..9u32).prop_map(|(node, rate)| {
+            let who = if node == 0 { "all".into() } else { node.to_string() };
+            format!("throttle {who} set leader.replication.throttled.rate={rate}")
+        }),
         4 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("reassign {name} {p} {nodes}")),
         2 => (name.clone(), 0..3i32, nodes()).prop_map(|(name, p, nodes)| format!("move {name} {p} {nodes}")),
         1 => (name.clone(), 0..3i32).prop_map(|(name, p)| format!("reassign {name} {p} cancel")),
@@ -306,7 +311,8 @@ proptest! {
 /// What happens to a partition that is switched to and fro, with a group that reports as it likes.
 fn switched() -> impl Strategy<Value = String> {
     prop_oneof![
-        2 => prop::sample::select(vec!["asks t raft", "asks t fetch"]).prop_map(String::from),
+        2 => prop::sample::select(vec!["raft", "fetch"])
+            .prop_map(|way| format!("replace t highwater.replication={way}")),
         3 => (0..20i64).prop_map(|offset| format!("raft-begin t 0 offset={offset}")),
         8 => (1..5u32, 0..12i32).prop_map(|(by, term)| format!("raft-leader t 0 by={by} term={term}")),
         4 => (nodes(), 1..5u32, 0..12i32)
