@@ -2,8 +2,12 @@
 //! the settings is a defect. Units stand last in the name.
 
 mod cluster;
+mod groups;
+mod transactions;
 
 pub use cluster::*;
+pub use groups::*;
+pub use transactions::*;
 
 // --- wire: what one connection or request may ask for ---
 
@@ -293,6 +297,8 @@ pub const RAFT_ENTRY_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const RAFT_LOG_FILE_BYTES: u64 = 2 * 1024 * 1024;
 /// Requests that wait for the thread that writes the Raft log.
 pub const RAFT_WRITES_PENDING_MAX: usize = 1_024;
+/// How often the writing of Raft's files is tried again while the disk is full.
+pub const RAFT_DISK_FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 /// Raft entries between two snapshots; twice as many are kept below one.
 pub const RAFT_SNAPSHOT_ENTRIES: u64 = 1_000;
 /// Snapshots kept; the older one serves if the newer is damaged.

@@ -358,8 +358,9 @@ fn every_dependency_carries_its_reason() {
 #[test]
 fn limits_have_names() {
     let mut problems = Vec::new();
-    for file in ["model/src/limits.rs", "model/src/limits/cluster.rs"] {
-        let limits = fs::read_to_string(root().join(file)).expect("limits");
+    let files = ["limits.rs", "limits/cluster.rs", "limits/groups.rs", "limits/transactions.rs"];
+    for file in files.map(|file| format!("model/src/{file}")) {
+        let limits = fs::read_to_string(root().join(&file)).expect("limits");
         let mut documented = false;
         for (n, line) in limits.lines().enumerate() {
             if line.starts_with("pub const ") && !documented {

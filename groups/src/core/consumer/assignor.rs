@@ -1,0 +1,244 @@
+//! The server-side assignors: `uniform` (even and sticky) and `range` (contiguous and co-partitioned). Pure
+//! functions of who is subscribed to what and what was the target before.
+//!
+//! Invariants: every partition of a topic that somebody is subscribed to has one member, who is subscribed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use highwater_model::TopicId;
+
+use crate::core::types::{Name, Partitions, contains, count_partitions, each, insert};
+
+/// Which assignor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Assignor {
+    Uniform,
+    Range,
+}
+
+impl Assignor {
+    pub fn by_name(name: &str) -> Option<Assignor> {
+        match name {
+            "uniform" => Some(Assignor::Uniform),
+            "range" => Some(Assignor::Range),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Assignor::Uniform => "uniform",
+            Assignor::Range => "range",
+        }
+    }
+
+    /// The new target of every member.
+    pub fn assign(self, spec: &Spec) -> BTreeMap<Name, Partitions> {
+        let made = match self {
+            Assignor::Uniform if spec.is_homogeneous() => uniform_alike(spec),
+            Assignor::Uniform => uniform_mixed(spec),
+            Assignor::Range => range(spec),
+        };
+        debug_assert_eq!(
+            made.values().map(count_partitions).sum::<usize>(),
+            spec.subscribed().iter().map(|topic| spec.partitions_of(*topic) as usize).sum::<usize>(),
+            "a partition is left out or given twice"
+        );
+        made
+    }
+}
+
+/// What an assignor is given.
+#[derive(Clone, Debug, Default)]
+pub struct Spec {
+    pub members: BTreeMap<Name, SpecMember>,
+    /// Partition counts of the topics that exist.
+    pub topics: BTreeMap<TopicId, i32>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SpecMember {
+    pub instance_id: Option<Name>,
+    pub topics: BTreeSet<TopicId>,
+    /// Its target so far.
+    pub before: Partitions,
+}
+
+impl Spec {
+    fn partitions_of(&self, topic: TopicId) -> i32 {
+        self.topics.get(&topic).copied().unwrap_or(0)
+    }
+
+    fn is_homogeneous(&self) -> bool {
+        let mut all = self.members.values().map(|m| &m.topics);
+        all.next().is_none_or(|first| all.all(|topics| topics == first))
+    }
+
+    fn subscribed(&self) -> BTreeSet<TopicId> {
+        self.members.values().flat_map(|m| m.topics.iter().copied()).collect()
+    }
+
+    fn all_partitions(&self) -> impl Iterator<Item = (TopicId, i32)> {
+        let topics: Vec<_> = self.subscribed().into_iter().map(|t| (t, self.partitions_of(t))).collect();
+        topics.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic, p)))
+    }
+}
+
+/// Everybody is subscribed to the same: each gets its share, keeps what it had of it, and the rest is dealt
+/// out.
+fn uniform_alike(spec: &Spec) -> BTreeMap<Name, Partitions> {
+    let members = spec.members.len();
+    let total = spec.all_partitions().count();
+    let mut made: BTreeMap<Name, Partitions> =
+        spec.members.keys().map(|id| (id.clone(), Partitions::new())).collect();
+    if members == 0 {
+        return made;
+    }
+    let (share, mut extras) = (total / members, total % members);
+    debug_assert_eq!(share * members + extras, total, "shares that do not add up");
+    let mut taken: BTreeSet<(TopicId, i32)> = BTreeSet::new();
+    let mut wants: Vec<(Name, usize)> = Vec::new();
+    for (id, member) in &spec.members {
+        let valid: Vec<_> = each(&member.before)
+            .filter(|(topic, p)| {
+                member.topics.contains(topic)
+                    && *p < spec.partitions_of(*topic)
+                    && !taken.contains(&(*topic, *p))
+            })
+            .collect();
+        let mut quota = share;
+        if valid.len() > share && extras > 0 {
+            extras -= 1;
+            quota += 1;
+        }
+        let kept = made.get_mut(id).expect("made above");
+        for (topic, partition) in valid.into_iter().take(quota) {
+            taken.insert((topic, partition));
+            insert(kept, topic, partition);
+        }
+        wants.push((id.clone(), quota - count_partitions(kept)));
+    }
+    // Who kept exactly its share may be one of those with one more.
+    let mut open = spec.all_partitions().filter(|partition| !taken.contains(partition));
+    for (id, want) in &mut wants {
+        let has = count_partitions(&made[id]);
+        if extras > 0 && has + *want == share {
+            extras -= 1;
+            *want += 1;
+        }
+        let kept = made.get_mut(id).expect("made above");
+        for (topic, partition) in open.by_ref().take(*want) {
+            insert(kept, topic, partition);
+        }
+    }
+    debug_assert!(open.next().is_none() && extras == 0, "{extras} shares were not dealt out");
+    made
+}
+
+/// Subscriptions differ: keep what may be kept, give the rest to whoever has least, then even out.
+fn uniform_mixed(spec: &Spec) -> BTreeMap<Name, Partitions> {
+    let ids: Vec<&Name> = spec.members.keys().collect();
+    let mut subscribers: BTreeMap<TopicId, Vec<usize>> = BTreeMap::new();
+    for (index, member) in spec.members.values().enumerate() {
+        for topic in &member.topics {
+            subscribers.entry(*topic).or_default().push(index);
+        }
+    }
+    let mut load = vec![0usize; ids.len()];
+    let mut owner: BTreeMap<(TopicId, i32), usize> = BTreeMap::new();
+    for (index, member) in spec.members.values().enumerate() {
+        for (topic, partition) in each(&member.before) {
+            let is_valid = member.topics.contains(&topic) && partition < spec.partitions_of(topic);
+            if is_valid && !owner.contains_key(&(topic, partition)) {
+                owner.insert((topic, partition), index);
+                load[index] += 1;
+            }
+        }
+    }
+    // Topics with few subscribers first: their partitions have the least choice.
+    let mut open: Vec<_> = spec.all_partitions().filter(|p| !owner.contains_key(p)).collect();
+    open.sort_by_key(|(topic, partition)| (subscribers[topic].len(), *topic, *partition));
+    for (topic, partition) in open {
+        let least = *subscribers[&topic].iter().min_by_key(|i| (load[**i], **i)).expect("subscribed");
+        owner.insert((topic, partition), least);
+        load[least] += 1;
+    }
+    debug_assert_eq!(owner.len(), load.iter().sum::<usize>(), "loads that do not add up");
+    even_out(&mut owner, &mut load, &subscribers);
+    debug_assert_eq!(owner.len(), load.iter().sum::<usize>(), "a partition was lost on the way");
+    let mut made: BTreeMap<Name, Partitions> =
+        spec.members.keys().map(|id| (id.clone(), Partitions::new())).collect();
+    for ((topic, partition), index) in owner {
+        insert(made.get_mut(ids[index]).expect("made above"), topic, partition);
+    }
+    made
+}
+
+/// Moves partitions from who has more to who has at least two less, until nothing can be gained. Every move
+/// lowers the sum of the squares of the loads, so it ends.
+fn even_out(
+    owner: &mut BTreeMap<(TopicId, i32), usize>,
+    load: &mut [usize],
+    subscribers: &BTreeMap<TopicId, Vec<usize>>,
+) {
+    loop {
+        let mut has_moved = false;
+        for ((topic, _), holder) in owner.iter_mut() {
+            let least = *subscribers[topic].iter().min_by_key(|i| (load[**i], **i)).expect("subscribed");
+            if load[least] + 1 < load[*holder] {
+                load[*holder] -= 1;
+                load[least] += 1;
+                *holder = least;
+                has_moved = true;
+            }
+        }
+        if !has_moved {
+            return;
+        }
+    }
+}
+
+/// Per topic, in order of instance or member id, contiguous ranges; the first ones get one more. The same
+/// members get the same numbers of topics that are alike.
+fn range(spec: &Spec) -> BTreeMap<Name, Partitions> {
+    let mut made: BTreeMap<Name, Partitions> =
+        spec.members.keys().map(|id| (id.clone(), Partitions::new())).collect();
+    let mut order: Vec<(&Name, &SpecMember)> = spec.members.iter().collect();
+    // Static members by instance id, so that a member that comes back under another member id has the same.
+    order.sort_by(|a, b| match (&a.1.instance_id, &b.1.instance_id) {
+        (Some(x), Some(y)) => x.cmp(y),
+        (Some(_), None) => std::cmp::Ordering::Less,
+        (None, Some(_)) => std::cmp::Ordering::Greater,
+        (None, None) => a.0.cmp(b.0),
+    });
+    for topic in spec.subscribed() {
+        let count = spec.partitions_of(topic);
+        let takers: Vec<&Name> =
+            order.iter().filter(|(_, m)| m.topics.contains(&topic)).map(|(id, _)| *id).collect();
+        let number = i32::try_from(takers.len()).expect("members are bounded");
+        debug_assert!(number > 0, "a topic that nobody is subscribed to");
+        let (share, extras) = (count / number, count % number);
+        let mut next = 0;
+        for (index, id) in (0..).zip(takers) {
+            let end = next + share + i32::from(index < extras);
+            for partition in next..end {
+                insert(made.get_mut(id).expect("made above"), topic, partition);
+            }
+            next = end;
+        }
+        debug_assert_eq!(next, count, "the ranges do not meet the end");
+    }
+    made
+}
+
+/// Whether every partition in `made` is for someone who is subscribed; for tests and assertions.
+pub fn is_allowed(spec: &Spec, made: &BTreeMap<Name, Partitions>) -> bool {
+    let mut seen = Partitions::new();
+    made.iter().all(|(id, partitions)| {
+        each(partitions).all(|(topic, partition)| {
+            let is_new = !contains(&seen, topic, partition);
+            insert(&mut seen, topic, partition);
+            is_new && spec.members.get(id).is_some_and(|m| m.topics.contains(&topic))
+        })
+    })
+}
