@@ -7,3 +7,5 @@ pub mod producers;
 pub mod recovery;
 pub mod roll;
 pub mod stored;
+pub mod transactions;
+pub mod verification;

@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use highwater_model::limits::{SEGMENTS_PER_PARTITION_MAX, TXN_ABORTED_PER_SEGMENT_MAX};
 use highwater_model::{LeaderEpoch, Offset};
 use highwater_wire::batch::{BatchHeader, stamp_prefix};
 use tracing::warn;
@@ -32,6 +33,8 @@ use crate::core::checkpoint::SealedSegment;
 use crate::core::epochs::{EpochStart, EpochTable};
 use crate::core::producers::ProducerTable;
 use crate::core::roll::{self, ActiveShape, Incoming, RollRule};
+use crate::core::transactions::ProducerState;
+use crate::core::verification::Verifications;
 use crate::crash::crash_point;
 use crate::disk::{DirDisk, Disk, DiskFile, write_all};
 use crate::error::{LogError, disk_error};
@@ -45,6 +48,7 @@ mod open;
 mod read;
 mod repair;
 mod side;
+mod transactions;
 mod trim;
 
 pub use begin::Beginning;
@@ -114,7 +118,10 @@ pub struct PartitionLog {
     active: ActiveSegment,
     cache: SealedCache,
     epochs: EpochTable,
-    producers: ProducerTable,
+    producers: ProducerState,
+    verifications: Verifications,
+    /// Transactions of sealed segments, as far as readers asked.
+    sealed_txns: transactions::SealedTxns,
     log_start: Offset,
     flushed_end: Offset,
     /// Sealed since the last flush: their end and file.
@@ -211,7 +218,7 @@ impl PartitionLog {
     }
 
     pub fn producers(&self) -> &ProducerTable {
-        &self.producers
+        &self.producers.table
     }
 
     /// Refuses all further appends until the log is opened again.
@@ -272,6 +279,7 @@ impl PartitionLog {
     ) -> Result<Appended, LogError> {
         self.check_writable()?;
         check_batch(header, bytes, leader_epoch)?;
+        let marker = transactions::marker_to_append(header, bytes)?;
         self.epochs.check(leader_epoch)?;
         assert_eq!(base_offset, self.log_end(), "offsets are dense (invariant 2)");
         let records = i64::from(header.last_offset_delta) + 1;
@@ -282,7 +290,8 @@ impl PartitionLog {
             max_timestamp: header.max_timestamp,
         };
         let reason = roll::before_append(&self.shape(), &incoming, &self.settings.roll_rule(), now_ms);
-        if reason.is_some() {
+        let rolled = reason.is_some() || self.producers.aborted.len() >= TXN_ABORTED_PER_SEGMENT_MAX;
+        if rolled {
             self.seal_active(now_ms)?;
         }
         self.prepare_active()?;
@@ -294,8 +303,9 @@ impl PartitionLog {
             return Err(self.undo_write(error));
         }
         crash_point("append-written");
+        self.producers.apply(header, marker, base_offset, now_ms);
         self.take_in(header, base_offset, next_offset, leader_epoch, now_ms);
-        Ok(Appended { base_offset, next_offset, rolled: reason.is_some() })
+        Ok(Appended { base_offset, next_offset, rolled })
     }
 
     /// What every written batch changes in memory.
@@ -306,7 +316,9 @@ impl PartitionLog {
         self.active.bytes += header.total_bytes() as u64;
         self.active.end = next;
         self.active.max_timestamp = max_before.max(header.max_timestamp);
-        self.producers.apply(header, base, now_ms);
+        if header.is_transactional() {
+            self.verifications.appended(header.producer_id);
+        }
         if self.epochs.assign(epoch, base) {
             self.flush.checkpoint_is_stale();
         }
@@ -363,7 +375,8 @@ impl PartitionLog {
     /// # Errors
     /// As `append`.
     pub fn roll_if_due(&mut self, now_ms: i64) -> Result<bool, LogError> {
-        self.producers.expire(now_ms, self.settings.producer_expiration_ms);
+        self.producers.table.expire(now_ms, self.settings.producer_expiration_ms);
+        self.verifications.expire(now_ms, self.settings.producer_expiration_ms);
         if self.refusal().is_some() {
             return Ok(false);
         }
@@ -388,7 +401,6 @@ impl PartitionLog {
     }
 
     fn seal_active(&mut self, now_ms: i64) -> Result<(), LogError> {
-        use highwater_model::limits::SEGMENTS_PER_PARTITION_MAX;
         if self.sealed.len() >= SEGMENTS_PER_PARTITION_MAX {
             return Err(LogError::TooManySegments(self.sealed.len()));
         }
@@ -401,6 +413,7 @@ impl PartitionLog {
         let interval_bytes = self.settings.index_interval_bytes;
         let old = std::mem::replace(&mut self.active, ActiveSegment::empty(end, interval_bytes));
         self.active.file.get_or_init(|| file);
+        self.txns_are_sealed(old.start, end);
         let finished = old.file.into_inner().expect("prepared above");
         if let Err(error) = finished.finish() {
             warn!(%error, segment = old.start, "disk space ahead of a sealed segment was not given back");

@@ -8,6 +8,7 @@ use std::io;
 
 use highwater_model::limits::{HEADER_WINDOW_BYTES, RECOVERY_WINDOW_BYTES};
 use highwater_wire::batch::{BatchHeader, HEADER_BYTES, check_crc};
+use highwater_wire::control::{Control, EndMarker, read_control};
 
 use crate::disk::read_up_to;
 use crate::error::batch_fault;
@@ -49,6 +50,18 @@ fn parse(bytes: &[u8], position: u64, end: u64) -> Result<Located, ScanError> {
         return Err(fault("batch cut short"));
     }
     Ok(located)
+}
+
+/// The end of a transaction that a whole batch stands for. A control batch that cannot be read is none: it
+/// was never appended as one.
+pub(crate) fn marker_of(header: &BatchHeader, batch: &[u8]) -> Option<EndMarker> {
+    if !header.is_control() {
+        return None;
+    }
+    match read_control(header, batch) {
+        Ok(Control::End(marker)) => Some(marker),
+        Ok(Control::Other(_)) | Err(_) => None,
+    }
 }
 
 /// Walks headers from a batch boundary, reading a small window at a time.
@@ -106,7 +119,8 @@ impl<'a> BatchScan<'a> {
         BatchScan { file, position: 0, end, window: Vec::new(), window_start: 0 }
     }
 
-    pub fn next(&mut self) -> Result<Option<Located>, ScanError> {
+    /// The next batch, and what it says if it is a marker.
+    pub fn next(&mut self) -> Result<Option<(Located, Option<EndMarker>)>, ScanError> {
         if self.position >= self.end {
             return Ok(None);
         }
@@ -118,8 +132,9 @@ impl<'a> BatchScan<'a> {
         let fault = |what| ScanError { position, what: ScanFault::Batch(what) };
         let batch = self.at_position().get(..bytes).ok_or_else(|| fault("batch cut short"))?;
         check_crc(batch).map_err(|e| fault(batch_fault(&e)))?;
+        let marker = marker_of(&located.header, batch);
         self.position = located.end();
-        Ok(Some(located))
+        Ok(Some((located, marker)))
     }
 
     fn at_position(&self) -> &[u8] {

@@ -9,15 +9,16 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use highwater_model::Offset;
-use highwater_model::limits::SEALED_OPEN_PER_PARTITION_MAX;
+use highwater_model::limits::{CONTROL_BATCH_BYTES_MAX, SEALED_OPEN_PER_PARTITION_MAX};
+use highwater_wire::control::EndMarker;
 use tracing::warn;
 
 use crate::core::checkpoint::SealedSegment;
 use crate::core::index::{IndexedSegment, SparseIndex};
-use crate::disk::{Disk, DiskFile, read_side_file, write_side_file};
+use crate::disk::{Disk, DiskFile, read_side_file, read_up_to, write_side_file};
 use crate::error::ReadError;
 use crate::names;
-use crate::scan::{HeaderScan, Located, ScanError, ScanFault};
+use crate::scan::{HeaderScan, Located, ScanError, ScanFault, marker_of};
 
 /// The segment that takes appends.
 #[derive(Debug)]
@@ -110,6 +111,17 @@ impl SegmentView<'_> {
 
     pub fn fault(&self, error: ScanError) -> ReadError {
         scan_error(self.start, error)
+    }
+
+    /// What the batch says if it is a marker.
+    pub fn marker(&self, at: &Located) -> Result<Option<EndMarker>, ReadError> {
+        let bytes = at.header.total_bytes();
+        if !at.header.is_control() || bytes > CONTROL_BATCH_BYTES_MAX {
+            return Ok(None);
+        }
+        let mut batch = vec![0; bytes];
+        let read = read_up_to(&self.file, &mut batch, at.position).map_err(read_error("read", self.start))?;
+        Ok(marker_of(&at.header, &batch[..read]))
     }
 
     /// The batch that holds `offset`, which must be within the segment.

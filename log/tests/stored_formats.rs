@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use highwater_log::{LogSettings, PartitionLog, Sequenced};
+use highwater_log::{AbortedTxn, LogSettings, PartitionLog, Sequenced};
 use highwater_wire::batch::{Batches, crc_matches};
 use highwater_wire::build::BatchBuilder;
-use highwater_wire::{BatchHeader, Codec};
+use highwater_wire::control::{EndMarker, marker_batch};
+use highwater_wire::{BatchHeader, Codec, TimestampType};
 
 const NOW: i64 = 1_700_000_000_000;
 
@@ -50,10 +51,77 @@ fn write_version_1(dir: &Path) {
     log.close().expect("closes");
 }
 
+/// The log that version 2 of the producer snapshot is for: producer 7's transaction is aborted, 8's
+/// committed,
+/// 9's aborted in a later segment, 10's is open.
+fn write_transactions(dir: &Path) {
+    let (mut log, _) = PartitionLog::open(dir, settings(), NOW).expect("opens");
+    let put = |log: &mut PartitionLog, bytes: &Bytes| {
+        let header = BatchHeader::parse(bytes).expect("whole");
+        log.append(&header, bytes, 0, NOW).expect("appends");
+    };
+    let data = |producer, records: i32| {
+        let builder = BatchBuilder::new(Codec::None).producer(producer, 0, 0);
+        let mut builder = builder.attributes(TimestampType::CreateTime, true, false);
+        for n in 0..records {
+            builder.push(NOW + i64::from(n), Some(b"key"), Some(b"value"), &[]);
+        }
+        builder.build()
+    };
+    let end = |producer, commit| marker_batch(producer, 1, EndMarker { commit, coordinator_epoch: 4 }, NOW);
+    for producer in [7, 8, 9] {
+        put(&mut log, &data(producer, 10));
+    }
+    put(&mut log, &end(7, false));
+    put(&mut log, &end(8, true));
+    log.roll(NOW).expect("rolls");
+    put(&mut log, &data(10, 5));
+    put(&mut log, &end(9, false));
+    log.close().expect("closes");
+}
+
 #[test]
 #[ignore = "writes the fixture; run only when a new version of a format is made"]
 fn write_fixture() {
-    write_version_1(&fixture("local-log-v1"));
+    write_transactions(&fixture("local-log-v2"));
+}
+
+fn check_transactions(log: &PartitionLog, how: &str) {
+    assert_eq!(log.log_end(), 38, "{how}");
+    let aborted = |producer_id, first, marker| AbortedTxn { producer_id, first, marker };
+    let all = [aborted(7, 0, 30), aborted(9, 20, 37)];
+    assert_eq!(log.aborted_in(0, 38).expect("reads"), all, "{how}");
+    assert_eq!(log.aborted_in(31, 32).expect("reads"), all[1..], "{how}");
+    assert_eq!(log.aborted_in(0, 20).expect("reads"), all[..1], "{how}");
+    let stable: Vec<_> = [38, 37, 32, 31, 30].map(|hw| log.last_stable(hw)).to_vec();
+    assert_eq!(stable, [32, 20, 20, 10, 0], "{how}");
+    let producers: Vec<_> =
+        log.producers().iter().map(|p| (p.producer_id, p.epoch, p.coordinator_epoch, p.txn_first)).collect();
+    assert_eq!(
+        producers,
+        [(7, 1, 4, None), (8, 1, 4, None), (9, 1, 4, None), (10, 0, -1, Some(32))],
+        "{how}"
+    );
+}
+
+#[test]
+fn version_2_of_the_producers_loads() {
+    let scratch = copied("local-log-v2");
+    let (log, report) = PartitionLog::open(scratch.path(), settings(), NOW).expect("opens");
+    assert!(report.clean && report.ignored.is_empty(), "{report:?}");
+    check_transactions(&log, "as it was closed");
+    drop(log);
+    fs::remove_file(scratch.path().join("checkpoint")).expect("removes");
+    let (log, report) = PartitionLog::open(scratch.path(), settings(), NOW).expect("opens");
+    assert!(!report.clean, "{report:?}");
+    check_transactions(&log, "scanned");
+}
+
+#[test]
+fn this_version_still_writes_version_2() {
+    let scratch = tempfile::tempdir().expect("scratch");
+    write_transactions(scratch.path());
+    same_files(scratch.path(), &fixture("local-log-v2"));
 }
 
 fn check_version_1(log: &PartitionLog, how: &str) {
@@ -99,16 +167,19 @@ fn version_1_loads_without_its_checkpoint() {
 fn this_version_still_writes_version_1() {
     let scratch = tempfile::tempdir().expect("scratch");
     write_version_1(scratch.path());
+    same_files(scratch.path(), &fixture("local-log-v1"));
+}
+
+fn same_files(new: &Path, old: &Path) {
     let names = |dir: &Path| {
         let mut names: Vec<_> =
             fs::read_dir(dir).expect("lists").map(|e| e.expect("entry").file_name()).collect();
         names.sort();
         names
     };
-    let old = fixture("local-log-v1");
-    assert_eq!(names(scratch.path()), names(&old));
-    for name in names(&old) {
-        let (new, old) = (fs::read(scratch.path().join(&name)), fs::read(old.join(&name)));
+    assert_eq!(names(new), names(old));
+    for name in names(old) {
+        let (new, old) = (fs::read(new.join(&name)), fs::read(old.join(&name)));
         assert_eq!(new.expect("reads"), old.expect("reads"), "{name:?}");
     }
 }

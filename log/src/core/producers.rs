@@ -1,29 +1,38 @@
-//! Idempotent producers: which sequence comes next, what is a duplicate, who is fenced (KIP-98, KIP-360).
+//! Producers: which sequence comes next, what is a duplicate, who is fenced (KIP-98, KIP-360), and which
+//! transaction each has open here.
 //!
-//! Owns one partition's table of producers and its stored form. `check` judges a batch and changes nothing;
-//! `apply` records one that was appended, at produce and at recovery alike, so the table is a function of the
-//! log. The rules are Kafka's: a producer without state may start at any sequence (its state may have
-//! expired), a new epoch starts at 0, the last `PRODUCER_BATCHES_MAX` batches are recognised as duplicates,
-//! sequences wrap from `i32::MAX` to 0. Unlike Kafka's, expiry counts from the append and not from record
-//! timestamps, which may be years old.
+//! Owns one partition's table of producers. `check` judges a batch and changes nothing; `apply` records one
+//! that was appended, at produce and at recovery alike, so the table is a function of the log. The rules are
+//! Kafka's: a producer without state may start at any sequence (its state may have expired), a new epoch
+//! starts at 0, the last `PRODUCER_BATCHES_MAX` batches are recognised as duplicates, sequences wrap from
+//! `i32::MAX` to 0. Unlike Kafka's, expiry counts from the append and not from record timestamps, which may
+//! be years old. A producer with an open transaction is never forgotten: the last stable offset hangs on it.
+//!
+//! A marker ends the transaction and takes its own epoch over, so that what its producer sent before and what
+//! arrives after it is refused (KIP-890). A batch of a newer epoch does not join a transaction that an older
+//! one has open: it is told to come again.
 
 use std::collections::BTreeMap;
 
-use highwater_model::limits::{PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX};
+use highwater_model::limits::{
+    PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX, TXN_OPEN_PER_PARTITION_MAX,
+};
 use highwater_model::{Offset, ProducerId};
 use highwater_wire::batch::BatchHeader;
+use highwater_wire::control::EndMarker;
 
-use super::stored::{self, Reader, StoredError};
+mod stored;
 
-pub const PRODUCERS_MAGIC: [u8; 4] = *b"HWPR";
-pub const PRODUCERS_VERSION: u16 = 1;
-/// Stored bytes of a producer without its batches, and of a batch.
-const PRODUCER_BYTES: usize = 8 + 2 + 8 + 1;
-const BATCH_BYTES: usize = 4 + 4 + 8 + 8;
+pub use stored::{PRODUCERS_MAGIC, PRODUCERS_VERSION};
 
 /// Kafka's error codes for the refusals.
+const REQUEST_TIMED_OUT: i16 = 7;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
+const INVALID_TXN_STATE: i16 = 48;
+const CONCURRENT_TRANSACTIONS: i16 = 51;
+const TRANSACTION_COORDINATOR_FENCED: i16 = 52;
+const NONE: Offset = -1;
 
 /// An appended batch, as remembered to recognise it when it is sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,9 +60,22 @@ struct Producer {
     /// The newest `known` batches, oldest first.
     batches: [KnownBatch; PRODUCER_BATCHES_MAX],
     known: u8,
+    /// Of the newest marker; -1: none was seen.
+    coordinator_epoch: i32,
+    /// First offset of the open transaction, or -1.
+    txn_first: Offset,
 }
 
 impl Producer {
+    fn new(epoch: i16, now_ms: i64) -> Producer {
+        let batches = Default::default();
+        Producer { epoch, last_append_ms: now_ms, batches, known: 0, coordinator_epoch: -1, txn_first: NONE }
+    }
+
+    fn is_open(&self) -> bool {
+        self.txn_first != NONE
+    }
+
     fn batches(&self) -> &[KnownBatch] {
         &self.batches[..usize::from(self.known)]
     }
@@ -86,6 +108,16 @@ pub enum SequenceRefusal {
     OutOfOrder { producer_id: ProducerId, given: i32, expected: i32 },
     #[error("producer {producer_id}: epoch {given} is older than {current}")]
     StaleEpoch { producer_id: ProducerId, given: i16, current: i16 },
+    #[error("producer {0}: a batch outside of a transaction while one is open")]
+    NotTransactional(ProducerId),
+    #[error("producer {producer_id}: a transaction of the older epoch {open} is still open")]
+    StillOpen { producer_id: ProducerId, open: i16 },
+    #[error("producer {0}: its transaction was not verified, or ended since it was")]
+    Unverified(ProducerId),
+    #[error("{0} transactions are open, more than one partition may have")]
+    TooManyOpen(usize),
+    #[error("producer {producer_id}: a marker of coordinator epoch {given} after {current}")]
+    CoordinatorFenced { producer_id: ProducerId, given: i32, current: i32 },
 }
 
 impl SequenceRefusal {
@@ -94,14 +126,46 @@ impl SequenceRefusal {
         match self {
             SequenceRefusal::OutOfOrder { .. } => OUT_OF_ORDER_SEQUENCE_NUMBER,
             SequenceRefusal::StaleEpoch { .. } => INVALID_PRODUCER_EPOCH,
+            SequenceRefusal::NotTransactional(_) | SequenceRefusal::Unverified(_) => INVALID_TXN_STATE,
+            SequenceRefusal::StillOpen { .. } => CONCURRENT_TRANSACTIONS,
+            SequenceRefusal::TooManyOpen(_) => REQUEST_TIMED_OUT,
+            SequenceRefusal::CoordinatorFenced { .. } => TRANSACTION_COORDINATOR_FENCED,
         }
     }
 }
 
-/// The producers of one partition, at most `PRODUCERS_PER_PARTITION_MAX`.
+/// A transaction that has ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedTxn {
+    pub producer_id: ProducerId,
+    /// Offset of its first batch.
+    pub first: Offset,
+    /// Offset of its marker.
+    pub marker: Offset,
+    pub commit: bool,
+}
+
+/// A producer as DescribeProducers shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerInfo {
+    pub producer_id: ProducerId,
+    pub epoch: i16,
+    /// -1: none is known.
+    pub last_sequence: i32,
+    /// When it last appended here, Unix ms.
+    pub last_append_ms: i64,
+    /// -1: no marker was seen.
+    pub coordinator_epoch: i32,
+    /// First offset of its open transaction.
+    pub txn_first: Option<Offset>,
+}
+
+/// The producers of one partition, at most `PRODUCERS_PER_PARTITION_MAX` beside those with open transactions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerTable {
     producers: BTreeMap<ProducerId, Producer>,
+    /// Open transactions by their first offset.
+    open: BTreeMap<Offset, ProducerId>,
 }
 
 fn sequence_after(last: i32) -> i32 {
@@ -128,7 +192,7 @@ impl ProducerTable {
         }
         let producer_id = header.producer_id;
         let Some(producer) = self.producers.get(&producer_id) else {
-            return Ok(Sequenced::New);
+            return self.check_room(header);
         };
         if header.producer_epoch < producer.epoch {
             let (given, current) = (header.producer_epoch, producer.epoch);
@@ -149,31 +213,102 @@ impl ProducerTable {
             let last = producer.batches().last().map_or(-1, KnownBatch::last_sequence);
             expected = sequence_after(last);
         }
-        if header.base_sequence == expected {
-            return Ok(Sequenced::New);
+        if header.base_sequence != expected {
+            return Err(SequenceRefusal::OutOfOrder { producer_id, given: header.base_sequence, expected });
         }
-        Err(SequenceRefusal::OutOfOrder { producer_id, given: header.base_sequence, expected })
+        match (producer.is_open(), header.is_transactional()) {
+            (false, false) => Ok(Sequenced::New),
+            (false, true) => self.check_room(header),
+            (true, false) => Err(SequenceRefusal::NotTransactional(producer_id)),
+            (true, true) if header.producer_epoch > producer.epoch => {
+                Err(SequenceRefusal::StillOpen { producer_id, open: producer.epoch })
+            }
+            (true, true) => Ok(Sequenced::New),
+        }
+    }
+
+    fn check_room(&self, header: &BatchHeader) -> Result<Sequenced, SequenceRefusal> {
+        if header.is_transactional() && self.open.len() >= TXN_OPEN_PER_PARTITION_MAX {
+            return Err(SequenceRefusal::TooManyOpen(self.open.len()));
+        }
+        Ok(Sequenced::New)
+    }
+
+    /// Judges a marker before it is appended. `bumps_epoch`: by its coordinator's rules its epoch is newer
+    /// than every batch of its transaction (KIP-890); one that is not was written here before, and its
+    /// transaction has ended.
+    ///
+    /// # Errors
+    /// `StaleEpoch`; `CoordinatorFenced`.
+    pub fn check_marker(
+        &self,
+        producer_id: ProducerId,
+        epoch: i16,
+        marker: EndMarker,
+        bumps_epoch: bool,
+    ) -> Result<(), SequenceRefusal> {
+        let Some(producer) = self.producers.get(&producer_id) else {
+            return Ok(());
+        };
+        let (given, current) = (marker.coordinator_epoch, producer.coordinator_epoch);
+        if given < current {
+            return Err(SequenceRefusal::CoordinatorFenced { producer_id, given, current });
+        }
+        let (given, current) = (epoch, producer.epoch);
+        if given < current || (bumps_epoch && given == current) {
+            return Err(SequenceRefusal::StaleEpoch { producer_id, given, current });
+        }
+        Ok(())
+    }
+
+    /// Whether the producer has a transaction open here under this epoch: its next batch joins it.
+    pub fn is_open(&self, producer_id: ProducerId, epoch: i16) -> bool {
+        self.producers.get(&producer_id).is_some_and(|p| p.is_open() && p.epoch == epoch)
+    }
+
+    /// First offset of the oldest open transaction.
+    pub fn first_open(&self) -> Option<Offset> {
+        self.open.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// Whether batches of the producer under this epoch are known.
+    pub fn has_batches(&self, producer_id: ProducerId, epoch: i16) -> bool {
+        self.producers.get(&producer_id).is_some_and(|p| p.epoch == epoch && p.known > 0)
+    }
+
+    /// All producers, by id.
+    pub fn iter(&self) -> impl Iterator<Item = ProducerInfo> + '_ {
+        self.producers.iter().map(|(id, p)| ProducerInfo {
+            producer_id: *id,
+            epoch: p.epoch,
+            last_sequence: p.batches().last().map_or(-1, KnownBatch::last_sequence),
+            last_append_ms: p.last_append_ms,
+            coordinator_epoch: p.coordinator_epoch,
+            txn_first: p.is_open().then_some(p.txn_first),
+        })
     }
 
     /// Records a batch that stands in the log at `base_offset`. Accepts whatever the log holds: it was judged
-    /// when it was produced, here or on another node. `now_ms` is when it was appended, or when it was
-    /// recovered.
-    pub fn apply(&mut self, header: &BatchHeader, base_offset: Offset, now_ms: i64) {
+    /// when it was produced, here or on another node. `marker`: what it says if it is one. `now_ms` is when
+    /// it was appended, or when it was recovered. Returns the transaction that it ended.
+    pub fn apply(
+        &mut self,
+        header: &BatchHeader,
+        marker: Option<EndMarker>,
+        base_offset: Offset,
+        now_ms: i64,
+    ) -> Option<EndedTxn> {
         assert!(base_offset >= 0);
         if !header.has_producer() {
-            return;
+            return None;
         }
         if self.producers.len() >= PRODUCERS_PER_PARTITION_MAX
             && !self.producers.contains_key(&header.producer_id)
         {
             self.forget_silent();
         }
-        let entry = self.producers.entry(header.producer_id).or_insert(Producer {
-            epoch: header.producer_epoch,
-            last_append_ms: now_ms,
-            batches: Default::default(),
-            known: 0,
-        });
+        let fresh = Producer::new(header.producer_epoch, now_ms);
+        let entry = self.producers.entry(header.producer_id).or_insert(fresh);
         if header.producer_epoch != entry.epoch {
             entry.epoch = header.producer_epoch;
             (entry.batches, entry.known) = Default::default();
@@ -187,103 +322,54 @@ impl ProducerTable {
                 max_timestamp: header.max_timestamp,
             });
         }
-        assert!(self.producers.len() <= PRODUCERS_PER_PARTITION_MAX);
+        let ended = if header.is_control() {
+            marker.and_then(|marker| self.end(header.producer_id, marker, base_offset))
+        } else {
+            if header.is_transactional() && !entry.is_open() {
+                entry.txn_first = base_offset;
+                self.open.insert(base_offset, header.producer_id);
+            }
+            None
+        };
+        assert!(self.producers.len() <= PRODUCERS_PER_PARTITION_MAX + self.open.len());
+        ended
     }
 
-    /// Forgets the eighth of the producers that has been silent for longest.
+    /// A marker of the producer: whatever it has open ends at `offset`.
+    fn end(&mut self, producer_id: ProducerId, marker: EndMarker, offset: Offset) -> Option<EndedTxn> {
+        let producer = self.producers.get_mut(&producer_id).expect("its marker was just recorded");
+        producer.coordinator_epoch = marker.coordinator_epoch;
+        if !producer.is_open() {
+            return None;
+        }
+        let first = std::mem::replace(&mut producer.txn_first, NONE);
+        let removed = self.open.remove(&first);
+        assert_eq!(removed, Some(producer_id), "an open transaction stands in both tables");
+        assert!(first < offset);
+        Some(EndedTxn { producer_id, first, marker: offset, commit: marker.commit })
+    }
+
+    /// Forgets the eighth of the producers that has been silent for longest and has nothing open.
     fn forget_silent(&mut self) {
-        let mut by_age: Vec<_> = self.producers.iter().map(|(id, p)| (p.last_append_ms, *id)).collect();
+        let idle = self.producers.iter().filter(|(_, p)| !p.is_open());
+        let mut by_age: Vec<_> = idle.map(|(id, p)| (p.last_append_ms, *id)).collect();
         by_age.sort_unstable();
         let forgotten = (by_age.len() / 8).max(1);
         for (_, id) in &by_age[..forgotten.min(by_age.len())] {
             self.producers.remove(id);
         }
-        assert!(self.producers.len() < PRODUCERS_PER_PARTITION_MAX);
+        assert!(self.producers.len() < PRODUCERS_PER_PARTITION_MAX + self.open.len());
     }
 
-    /// Forgets producers that have appended nothing for `producer.id.expiration.ms`; returns how many.
+    /// Forgets producers that have appended nothing for `producer.id.expiration.ms` and have nothing open;
+    /// returns how many.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) -> usize {
         assert!(expiration_ms > 0);
         let before = self.producers.len();
-        self.producers.retain(|_, p| now_ms.saturating_sub(p.last_append_ms) < expiration_ms);
+        self.producers.retain(|_, p| p.is_open() || now_ms.saturating_sub(p.last_append_ms) < expiration_ms);
         debug_assert!(self.producers.len() <= before);
         before - self.producers.len()
     }
-
-    /// The stored form: the table as it was when the log ended at `log_end`, for `<log_end>.producers` and
-    /// for the footer of the object sealed there.
-    pub fn encode(&self, log_end: Offset) -> Vec<u8> {
-        assert!(log_end >= 0);
-        let batches: usize = self.producers.values().map(|p| usize::from(p.known)).sum();
-        let mut body = Vec::with_capacity(12 + self.producers.len() * PRODUCER_BYTES + batches * BATCH_BYTES);
-        body.extend_from_slice(&log_end.to_le_bytes());
-        let count = u32::try_from(self.producers.len()).expect("bounded by PRODUCERS_PER_PARTITION_MAX");
-        body.extend_from_slice(&count.to_le_bytes());
-        for (id, producer) in &self.producers {
-            body.extend_from_slice(&id.to_le_bytes());
-            body.extend_from_slice(&producer.epoch.to_le_bytes());
-            body.extend_from_slice(&producer.last_append_ms.to_le_bytes());
-            body.push(producer.known);
-            for batch in producer.batches() {
-                body.extend_from_slice(&batch.base_sequence.to_le_bytes());
-                body.extend_from_slice(&batch.last_offset_delta.to_le_bytes());
-                body.extend_from_slice(&batch.base_offset.to_le_bytes());
-                body.extend_from_slice(&batch.max_timestamp.to_le_bytes());
-            }
-        }
-        stored::frame(PRODUCERS_MAGIC, PRODUCERS_VERSION, &body)
-    }
-
-    /// Reads a stored table and the log end that it belongs to.
-    ///
-    /// # Errors
-    /// Any damage; the caller then replays batch headers from an older snapshot.
-    pub fn decode(file: &[u8]) -> Result<(Offset, ProducerTable), StoredError> {
-        let (_, body) = stored::unframe(PRODUCERS_MAGIC, PRODUCERS_VERSION, file)?;
-        let mut r = Reader::new(body);
-        let log_end = r.i64()?;
-        if log_end < 0 {
-            return Err(StoredError::Rule("log end"));
-        }
-        let count = r.count(PRODUCER_BYTES, PRODUCERS_PER_PARTITION_MAX)?;
-        let mut producers = BTreeMap::new();
-        for _ in 0..count {
-            let id = r.i64()?;
-            let producer = decode_producer(&mut r, log_end)?;
-            if id < 0 || producers.insert(id, producer).is_some() {
-                return Err(StoredError::Rule("producer ids"));
-            }
-        }
-        r.finish()?;
-        assert!(producers.len() == count);
-        Ok((log_end, ProducerTable { producers }))
-    }
-}
-
-fn decode_producer(r: &mut Reader<'_>, log_end: Offset) -> Result<Producer, StoredError> {
-    let (epoch, last_append_ms, known) = (r.i16()?, r.i64()?, r.u8()?);
-    if epoch < 0 || usize::from(known) > PRODUCER_BATCHES_MAX {
-        return Err(StoredError::Rule("producer"));
-    }
-    let mut producer = Producer { epoch, last_append_ms, batches: Default::default(), known };
-    for slot in 0..usize::from(known) {
-        let batch = KnownBatch {
-            base_sequence: r.i32()?,
-            last_offset_delta: r.i32()?,
-            base_offset: r.i64()?,
-            max_timestamp: r.i64()?,
-        };
-        if batch.base_sequence < 0 || batch.last_offset_delta < 0 || batch.base_offset < 0 {
-            return Err(StoredError::Rule("producer's batch"));
-        }
-        let room = log_end - batch.base_offset;
-        if room <= i64::from(batch.last_offset_delta) {
-            return Err(StoredError::Rule("batch past the log's end"));
-        }
-        producer.batches[slot] = batch;
-    }
-    debug_assert!(producer.batches().iter().all(|b| b.next_offset() <= log_end));
-    Ok(producer)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use highwater_model::Offset;
 
 use super::PartitionLog;
 use crate::core::epochs::{EpochStart, EpochTable};
-use crate::core::producers::ProducerTable;
+use crate::core::transactions::ProducerState;
 use crate::disk::write_all;
 use crate::error::{LogError, disk_error};
 use crate::names;
@@ -27,7 +27,7 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    fn parse(&self) -> Result<(EpochTable, ProducerTable), LogError> {
+    fn parse(&self) -> Result<(EpochTable, ProducerState), LogError> {
         let epochs = EpochTable::from_entries(self.epochs.clone())
             .filter(|epochs| epochs.entries().last().is_none_or(|last| last.start_offset < self.offset))
             .ok_or(LogError::Beginning("epochs do not lie below it in order"))?;
@@ -35,9 +35,9 @@ impl Beginning {
             return Err(LogError::Beginning("a negative offset"));
         }
         if self.producers.is_empty() {
-            return Ok((epochs, ProducerTable::default()));
+            return Ok((epochs, ProducerState::default()));
         }
-        match ProducerTable::decode(&self.producers) {
+        match ProducerState::decode(&self.producers) {
             Ok((at, producers)) if at == self.offset => Ok((epochs, producers)),
             Ok(_) => Err(LogError::Beginning("producers of another offset")),
             Err(_) => Err(LogError::Beginning("producers cannot be read")),
@@ -96,7 +96,7 @@ impl PartitionLog {
         &mut self,
         beginning: &Beginning,
         epochs: EpochTable,
-        producers: ProducerTable,
+        producers: ProducerState,
     ) -> Result<(), LogError> {
         let offset = beginning.offset;
         // With the log start past every local offset first, a crash from here on comes to the same end.
@@ -114,6 +114,8 @@ impl PartitionLog {
         self.log_start = offset;
         self.flushed_end = offset;
         self.unflushed.clear();
+        self.sealed_txns.retain(offset, offset);
+        self.verifications.clear();
         self.active = ActiveSegment::empty(offset, self.settings.index_interval_bytes);
         if !beginning.producers.is_empty() {
             let name = names::producers(offset);
@@ -125,6 +127,7 @@ impl PartitionLog {
         self.prepare_active()?;
         self.disk.sync_dir().map_err(disk_error("fsync directory of", &names::log(offset)))?;
         (self.epochs, self.producers) = (epochs, producers);
+        self.producers.begin_segment();
         self.store_checkpoint()?;
         self.disk.sync_dir().map_err(disk_error("fsync directory of", names::CHECKPOINT))
     }

@@ -13,8 +13,8 @@ use tracing::warn;
 use super::{LogSettings, PartitionLog, flush::FlushState};
 use crate::core::checkpoint::{Checkpoint, CleanEnd, Marks, SealedSegment};
 use crate::core::index::SparseIndex;
-use crate::core::producers::ProducerTable;
 use crate::core::recovery::{self, FoundSegment, RecoveryPlan, RecoveryRest, ScanEnd, Verdict};
+use crate::core::transactions::ProducerState;
 use crate::disk::{Disk, DiskFile, Entry, read_side_file};
 use crate::error::{IgnoredFile, LogError, disk_error};
 use crate::names::{self, Named};
@@ -121,7 +121,9 @@ impl PartitionLog {
             active: ActiveSegment::empty(marks.log_start, settings.index_interval_bytes),
             cache: SealedCache::default(),
             epochs: checkpoint.epochs,
-            producers: ProducerTable::default(),
+            producers: ProducerState::default(),
+            verifications: Default::default(),
+            sealed_txns: Default::default(),
             log_start: marks.log_start,
             flushed_end: marks.log_start,
             unflushed: Vec::new(),
@@ -180,6 +182,9 @@ impl PartitionLog {
         if end.has_producers {
             self.load_producers(end.end, now_ms, report);
         }
+        if end.bytes == 0 {
+            self.producers.begin_segment();
+        }
     }
 
     /// Sets the producer table to what it was at `end`, which is the log's end or a segment's start.
@@ -205,38 +210,43 @@ impl PartitionLog {
 
     /// The producer table when the log ended at `end`: the newest snapshot at or below, and headers from
     /// there.
-    pub(super) fn producers_at(&self, end: Offset, now_ms: i64) -> Result<ProducerTable, LogError> {
+    /// Its list of aborted transactions is that of the segment which ends at `end` or holds it.
+    pub(super) fn producers_at(&self, end: Offset, now_ms: i64) -> Result<ProducerState, LogError> {
         let starts = self.sealed.iter().map(|s| s.start).chain([self.active.start, end]);
         let mut starts: Vec<_> = starts.filter(|s| *s <= end).collect();
         starts.dedup();
         let mut from = self.first_segment_start();
-        let mut table = ProducerTable::default();
+        let mut state = ProducerState::default();
         for start in starts.into_iter().rev() {
             let name = names::producers(start);
             let stored = read_side_file(&*self.disk, &name).map_err(disk_error("read", &name))?;
-            if let Some(Ok((at, stored))) = stored.as_deref().map(ProducerTable::decode)
+            if let Some(Ok((at, stored))) = stored.as_deref().map(ProducerState::decode)
                 && at == start
             {
-                (table, from) = (stored, start);
+                (state, from) = (stored, start);
                 break;
             }
         }
         if from >= end {
-            return Ok(table);
+            return Ok(state);
         }
         for view in self.views(from) {
             let view = view?;
+            if view.start >= end {
+                break;
+            }
+            state.begin_segment();
             let mut scan = view.scan(0);
             while let Some(at) = scan.next().map_err(|e| view.fault(e))? {
                 if at.header.base_offset >= end {
-                    return Ok(table);
+                    return Ok(state);
                 }
                 if at.header.base_offset >= from {
-                    table.apply(&at.header, at.header.base_offset, now_ms);
+                    state.apply(&at.header, view.marker(&at)?, at.header.base_offset, now_ms);
                 }
             }
         }
-        Ok(table)
+        Ok(state)
     }
 
     /// Checks every batch of the segments that are not trusted, in order, and ends the log where they end.
@@ -252,6 +262,7 @@ impl PartitionLog {
         self.active = ActiveSegment::empty(first, interval);
         self.epochs.truncate_end(first);
         self.load_producers(first, now_ms, report);
+        self.producers.begin_segment();
         self.flush.checkpoint_is_stale();
         // What was found may not be durable yet, its name included.
         self.flush.name_was_added();
@@ -316,8 +327,8 @@ impl PartitionLog {
         };
         let mut scan = BatchScan::new(file.file(), segment.bytes);
         loop {
-            let at = match scan.next() {
-                Ok(Some(at)) => at,
+            let (at, marker) = match scan.next() {
+                Ok(Some(found)) => found,
                 Ok(None) => return Ok(scanned),
                 Err(error) => match error.what {
                     ScanFault::Io(source) => {
@@ -338,7 +349,7 @@ impl PartitionLog {
             scanned.max_timestamp = scanned.max_timestamp.max(at.header.max_timestamp);
             scanned.end = at.header.next_offset();
             scanned.bytes = at.end();
-            self.producers.apply(&at.header, at.header.base_offset, now_ms);
+            self.producers.apply(&at.header, marker, at.header.base_offset, now_ms);
             self.epochs.assign(at.header.leader_epoch, at.header.base_offset);
         }
     }
@@ -386,6 +397,7 @@ impl PartitionLog {
         self.store_active_index();
         let end = self.active.end;
         self.store_producers(end);
+        self.txns_are_sealed(self.active.start, end);
         let empty = ActiveSegment::empty(end, self.settings.index_interval_bytes);
         let old = std::mem::replace(&mut self.active, empty);
         self.sealed.push(SealedSegment {

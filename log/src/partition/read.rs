@@ -15,7 +15,7 @@ use highwater_model::limits::READ_SLICES_MAX;
 
 use super::PartitionLog;
 use crate::core::checkpoint::SealedSegment;
-use crate::core::producers::ProducerTable;
+use crate::core::transactions::ProducerState;
 use crate::disk::{read_side_file, read_up_to};
 use crate::error::{LogError, ReadError, disk_error};
 use crate::map;
@@ -162,7 +162,7 @@ impl PartitionLog {
         let name = names::producers(end);
         let stored = read_side_file(&*self.disk, &name).map_err(disk_error("read", &name))?;
         if let Some(stored) = stored
-            && ProducerTable::decode(&stored).is_ok_and(|(at, _)| at == end)
+            && ProducerState::decode(&stored).is_ok_and(|(at, _)| at == end)
         {
             return Ok(stored);
         }

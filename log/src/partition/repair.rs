@@ -8,7 +8,7 @@
 use highwater_model::Offset;
 
 use super::PartitionLog;
-use crate::core::producers::ProducerTable;
+use crate::core::transactions::ProducerState;
 use crate::error::{LogError, disk_error};
 use crate::names::{self, Named};
 use crate::segment::{ActiveSegment, SealedCache};
@@ -78,7 +78,8 @@ impl PartitionLog {
         self.sealed.clear();
         self.unflushed.clear();
         self.cache = SealedCache::default();
-        self.producers = ProducerTable::default();
+        self.producers = ProducerState::default();
+        self.sealed_txns = Default::default();
         self.active = ActiveSegment::empty(end, self.settings.index_interval_bytes);
         self.log_start = self.log_start.min(end);
         self.flushed_end = end;

@@ -12,6 +12,7 @@ mod lookups;
 mod marks;
 mod model;
 mod replicas;
+mod transactions;
 
 pub(super) const NOW: i64 = 1_700_000_000_000;
 
@@ -225,11 +226,11 @@ fn duplicates_are_known_after_any_restart() {
     }
     let rebuilt = open(&disk.kill()).0;
     assert_eq!(check(&rebuilt, &sequenced(2, 14 * 30, 30)), check(&log, &sequenced(2, 14 * 30, 30)));
-    let (end, table) =
-        ProducerTable::decode(&rebuilt.producer_snapshot_at_seal(first.start).expect("rebuilt"))
+    let (end, state) =
+        ProducerState::decode(&rebuilt.producer_snapshot_at_seal(first.start).expect("rebuilt"))
             .expect("valid");
-    let (stored_end, stored) = ProducerTable::decode(&snapshot).expect("valid");
-    assert_eq!((end, table.len()), (stored_end, stored.len()));
+    let (stored_end, stored) = ProducerState::decode(&snapshot).expect("valid");
+    assert_eq!((end, state.table.len()), (stored_end, stored.table.len()));
     assert!(matches!(log.producer_snapshot_at_seal(1), Err(LogError::NoSegment(1))));
 }
 

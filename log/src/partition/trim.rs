@@ -82,6 +82,7 @@ impl PartitionLog {
         let segments: Vec<_> = self.sealed.drain(..gone).collect();
         let first = self.first_segment_start();
         self.cache.retain(first, Offset::MAX);
+        self.sealed_txns.retain(first, Offset::MAX);
         self.unflushed.retain(|(end, _)| *end > first);
         self.flush.forget_snapshots_below(first);
         if gone > 0 {
@@ -165,6 +166,11 @@ impl PartitionLog {
         debug_assert!(self.flushed_end <= cut.end);
         self.epochs.truncate_end(cut.end);
         self.producers = self.producers_at(cut.end, now_ms)?;
+        if cut.position == 0 {
+            self.producers.begin_segment();
+        }
+        self.sealed_txns.retain(0, self.active.start);
+        self.verifications.clear();
         self.store_checkpoint()
     }
 

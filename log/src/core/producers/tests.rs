@@ -1,6 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::stored;
+use crate::core::transactions::ProducerState;
+
+fn state(table: ProducerTable) -> ProducerState {
+    ProducerState { table, ..ProducerState::default() }
+}
 
 fn header(producer_id: i64, epoch: i16, base_sequence: i32, records: i32) -> BatchHeader {
     BatchHeader {
@@ -33,7 +39,7 @@ fn play(script: &str) -> String {
         out.push(match table.check(&header) {
             Ok(Sequenced::New) => {
                 let base = log_end;
-                table.apply(&header, base, 0);
+                table.apply(&header, None, base, 0);
                 log_end += i64::from(number(records));
                 format!("@{base}")
             }
@@ -43,6 +49,7 @@ fn play(script: &str) -> String {
             Ok(other) => format!("{other:?}"),
             Err(SequenceRefusal::OutOfOrder { expected, .. }) => format!("want{expected}"),
             Err(SequenceRefusal::StaleEpoch { current, .. }) => format!("fenced{current}"),
+            Err(other) => format!("{other:?}"),
         });
     }
     out.join(" ")
@@ -81,14 +88,14 @@ fn batches_without_a_producer_leave_no_trace() {
     let mut table = ProducerTable::default();
     let plain = header(-1, -1, -1, 1);
     assert_eq!(table.check(&plain), Ok(Sequenced::New));
-    table.apply(&plain, 0, 0);
+    table.apply(&plain, None, 0, 0);
     assert!(table.is_empty());
 }
 
 #[test]
 fn refusals_have_kafkas_codes() {
     let mut table = ProducerTable::default();
-    table.apply(&header(7, 1, 0, 1), 0, 0);
+    table.apply(&header(7, 1, 0, 1), None, 0, 0);
     assert_eq!(table.check(&header(7, 1, 5, 1)).expect_err("gap").error_code(), 45);
     assert_eq!(table.check(&header(7, 0, 1, 1)).expect_err("stale").error_code(), 47);
 }
@@ -96,8 +103,8 @@ fn refusals_have_kafkas_codes() {
 #[test]
 fn silence_expires_by_append_time() {
     let mut table = ProducerTable::default();
-    table.apply(&header(1, 0, 0, 1), 0, 1_000);
-    table.apply(&header(2, 0, 0, 1), 1, 5_000);
+    table.apply(&header(1, 0, 0, 1), None, 0, 1_000);
+    table.apply(&header(2, 0, 0, 1), None, 1, 5_000);
     assert_eq!(table.expire(5_999, 5_000), 0);
     assert_eq!(table.expire(6_000, 5_000), 1);
     assert_eq!(table.check(&header(1, 0, 9, 1)), Ok(Sequenced::New), "forgotten: starts anywhere");
@@ -108,11 +115,11 @@ fn silence_expires_by_append_time() {
 fn the_table_is_bounded() {
     let mut table = ProducerTable::default();
     for id in 0..PRODUCERS_PER_PARTITION_MAX as i64 + 10 {
-        table.apply(&header(id, 0, 0, 1), id, id);
+        table.apply(&header(id, 0, 0, 1), None, id, id);
     }
     assert!(table.len() <= PRODUCERS_PER_PARTITION_MAX);
     assert!(table.check(&header(PRODUCERS_PER_PARTITION_MAX as i64, 0, 5, 1)).is_err(), "the newest stay");
-    let bytes = table.encode(1 << 40);
+    let bytes = state(table).encode(1 << 40);
     assert!((bytes.len() as u64) < highwater_model::limits::SIDE_FILE_BYTES_MAX);
 }
 
@@ -121,7 +128,7 @@ fn filled(batches: &[(i64, i16, i32)]) -> (ProducerTable, i64) {
     let mut end = 0;
     for &(id, epoch, records) in batches {
         let sequence = end as i32;
-        table.apply(&header(id, epoch, sequence, records), end, end);
+        table.apply(&header(id, epoch, sequence, records), None, end, end);
         end += i64::from(records);
     }
     (table, end)
@@ -131,7 +138,8 @@ proptest! {
     #[test]
     fn stored_form_comes_back(batches in prop::collection::vec((0i64..9, 0i16..3, 1i32..9), 0..60)) {
         let (table, end) = filled(&batches);
-        prop_assert_eq!(ProducerTable::decode(&table.encode(end)).expect("just written"), (end, table));
+        let state = state(table);
+        prop_assert_eq!(ProducerState::decode(&state.encode(end)).expect("just written"), (end, state));
     }
 
     #[test]
@@ -140,15 +148,17 @@ proptest! {
         at in 0usize..10_000, bit in 0u8..8, noise in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         let (table, end) = filled(&batches);
-        let mut file = table.encode(end);
+        let mut file = state(table).encode(end);
         let at = at % file.len();
         file[at] ^= 1 << bit;
-        prop_assert!(ProducerTable::decode(&file).is_err());
-        prop_assert!(ProducerTable::decode(&file[..at]).is_err());
+        prop_assert!(ProducerState::decode(&file).is_err());
+        prop_assert!(ProducerState::decode(&file[..at]).is_err());
         // A valid frame around noise reaches the body's own checks; it may only be accepted if it obeys them.
-        let framed = stored::frame(PRODUCERS_MAGIC, PRODUCERS_VERSION, &noise);
-        if let Ok((end, table)) = ProducerTable::decode(&framed) {
-            prop_assert_eq!(ProducerTable::decode(&table.encode(end)).expect("obeys"), (end, table));
+        for version in 1..=PRODUCERS_VERSION {
+            let framed = stored::frame(PRODUCERS_MAGIC, version, &noise);
+            if let Ok((end, state)) = ProducerState::decode(&framed) {
+                prop_assert_eq!(ProducerState::decode(&state.encode(end)).expect("obeys"), (end, state));
+            }
         }
     }
 
@@ -169,7 +179,7 @@ proptest! {
             match table.check(&h) {
                 Ok(Sequenced::New) => {
                     prop_assert_eq!(sequence, next);
-                    table.apply(&h, end, 0);
+                    table.apply(&h, None, end, 0);
                     appended.push((sequence, records, end));
                     next += records;
                     end += i64::from(records);

@@ -249,7 +249,7 @@ fn power_may_fail_at_every_step_of_a_truncation() {
             assert!(kept[..] == batches[..kept.len()], "step {step}: a prefix");
             let mut table = ProducerTable::default();
             for (header, _) in &kept {
-                table.apply(header, header.base_offset, NOW);
+                table.apply(header, None, header.base_offset, NOW);
             }
             assert_eq!(log.producers(), &table, "step {step}: producers are those of the log");
             let last = kept.last().map(|(header, _)| header.leader_epoch);
