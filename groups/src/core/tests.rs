@@ -19,6 +19,7 @@ use super::settings::{Migration, Settings};
 use super::types::{Millis, Name, Partitions, Topics, insert};
 
 mod assignors;
+mod figures;
 mod random;
 mod show;
 

@@ -78,7 +78,8 @@ impl Coordinator {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
-        let is_ours = answer.coordinator_epoch == self.coordinator_epoch && entry.pending.is_none();
+        let is_ours = answer.coordinator_epoch == self.coordinator_epoch && !self.is_fenced;
+        let is_ours = is_ours && entry.pending.is_none();
         let Some(marking) = entry.marking.as_mut().filter(|m| is_ours && m.round == answer.round) else {
             return;
         };

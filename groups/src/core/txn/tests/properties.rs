@@ -61,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Fail),
         10 => (0usize..4, any::<bool>(), prop::bool::weighted(0.2))
             .prop_map(|(nth, again, fails)| Step::Marker { nth, again, fails }),
+        2 => (0usize..4).prop_map(|nth| Step::LoseMarker { nth }),
         2 => (1i64..40_000).prop_map(|ms| Step::Tick { ms }),
         1 => (0usize..4).prop_map(|committed| Step::Crash { committed }),
         3 => (0usize..20).prop_map(|nth| Step::LateEnd { nth }),
@@ -178,7 +179,13 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Append { write, record } => self.waiting.push((write, record)),
-                Effect::Mark(markers) => self.markers.push(markers),
+                Effect::Mark(markers) => {
+                    if !self.version.bumps_epoch() {
+                        // What is asked again goes over another connection; the old one is closed.
+                        self.markers.retain(|m| m.transactional_id != markers.transactional_id);
+                    }
+                    self.markers.push(markers);
+                }
                 Effect::Reply { request, reply } => {
                     if let Some(asked) = self.asked.remove(&request) {
                         self.answered(asked, reply);
@@ -428,6 +435,11 @@ impl World {
             Step::Commit => self.settle(Ok(())),
             Step::Fail => self.settle(Err(AppendFailure::Unavailable)),
             Step::Marker { nth, again, fails } => self.marker(nth, again, fails),
+            Step::LoseMarker { nth } if !self.markers.is_empty() => {
+                let nth = nth % self.markers.len();
+                self.markers.remove(nth);
+            }
+            Step::LoseMarker { .. } => {}
             Step::Tick { ms } => self.tick(ms),
             Step::Crash { committed } => self.crash(committed),
             Step::LateEnd { nth } => self.late_end(nth),
