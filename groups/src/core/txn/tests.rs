@@ -20,7 +20,7 @@ struct Notebook {
     /// Appended and not yet committed, oldest first.
     waiting: Vec<(WriteId, TxnRecord)>,
     committed: Vec<TxnRecord>,
-    /// The newest markers of each transactional id.
+    /// All that were sent, oldest first.
     markers: Vec<Markers>,
     out: String,
 }
@@ -117,7 +117,6 @@ impl Notebook {
                         markers.coordinator_epoch,
                         partitions.join(" ")
                     );
-                    self.markers.retain(|m| m.transactional_id != markers.transactional_id);
                     self.markers.push(markers);
                     line
                 }
@@ -226,8 +225,10 @@ impl Notebook {
                 coordinator.end_txn(now, request, &asked, &mut fresh, &mut effects);
             }
             "tick" => coordinator.tick(now, &mut effects),
-            "mark" => {
-                let markers = self.markers.iter().find(|m| m.transactional_id == id).expect("sent");
+            "mark" | "mark-the-first" => {
+                let mut sent = self.markers.iter().filter(|m| m.transactional_id == id);
+                let markers = if words[0] == "mark" { sent.next_back() } else { sent.next() };
+                let markers = markers.expect("sent");
                 let outcomes = words[2..].iter().map(|word| {
                     let (at, outcome) = word.split_once('=').expect("partition=outcome");
                     let outcome = match outcome {

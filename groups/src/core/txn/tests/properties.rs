@@ -35,6 +35,9 @@ enum Step {
         again: bool,
         fails: bool,
     },
+    LoseMarker {
+        nth: usize,
+    },
     Tick {
         ms: i64,
     },
