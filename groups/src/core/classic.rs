@@ -189,7 +189,10 @@ impl ClassicGroup {
         for (value, protocols) in members {
             group.insert(ClassicMember::idle(value, protocols));
         }
-        group.protocol = group.select_protocol();
+        // Members that came together have one in common; a log that says otherwise is not ours to trust.
+        let first =
+            || group.members.values().next().and_then(|m| m.protocols.first()).map(|p| p.name.clone());
+        group.protocol = group.select_protocol().or_else(first);
         group.state = State::Stable;
         group.topics = group.subscribed_topics();
         group

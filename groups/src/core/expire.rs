@@ -29,10 +29,9 @@ impl Groups {
     pub(super) fn expire(&mut self, now: Millis) {
         let mut looked_at = 0;
         let from = self.expiry_cursor.take();
-        let names: Vec<Name> = match &from {
-            None => self.groups.keys().cloned().collect(),
-            Some(name) => self.groups.range(name.clone()..).map(|(name, _)| name.clone()).collect(),
-        };
+        let start = from.clone().unwrap_or_else(|| Name::from(""));
+        let most = GROUP_EXPIRED_OFFSETS_PER_STEP_MAX + 1; // each group counts for one at least
+        let names: Vec<Name> = self.groups.range(start..).take(most).map(|(name, _)| name.clone()).collect();
         for name in names {
             if looked_at >= GROUP_EXPIRED_OFFSETS_PER_STEP_MAX {
                 self.expiry_cursor = Some(name);

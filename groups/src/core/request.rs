@@ -72,11 +72,30 @@ pub struct Join {
     pub protocol_type: Name,
     pub protocols: Vec<ClassicProtocol>,
     pub session_timeout_ms: i32,
+    /// Negative: not said (version 0), the session timeout counts.
     pub rebalance_timeout_ms: i32,
     /// Version 4 and up: a member without an id is given one and asked to come again (KIP-394).
     pub requires_member_id: bool,
     /// Version 9 and up: a leader may be told to leave the assignment as it is (KIP-814).
     pub can_skip_assignment: bool,
+}
+
+impl Join {
+    pub(super) fn rebalance_ms(&self) -> i32 {
+        if self.rebalance_timeout_ms < 0 { self.session_timeout_ms } else { self.rebalance_timeout_ms }
+    }
+
+    /// The protocols in order, each once.
+    pub(super) fn distinct_protocols(&self) -> Vec<ClassicProtocol> {
+        let mut distinct: Vec<ClassicProtocol> = Vec::with_capacity(self.protocols.len());
+        for protocol in &self.protocols {
+            if distinct.iter().all(|seen| seen.name != protocol.name) {
+                distinct.push(protocol.clone());
+            }
+        }
+        debug_assert!(distinct.is_empty() == self.protocols.is_empty(), "a protocol is lost");
+        distinct
+    }
 }
 
 /// SyncGroup.

@@ -28,10 +28,12 @@ impl Join {
         }
         let bytes: usize = self.protocols.iter().map(|p| p.name.len() + p.metadata.len()).sum();
         let names = self.protocols.iter().map(|p| &p.name).chain([&self.protocol_type, &self.member_id]);
-        let is_sound = self.rebalance_timeout_ms >= 0
-            && self.protocols.len() <= GROUP_MEMBER_PROTOCOLS_MAX
+        let is_sound = self.protocols.len() <= GROUP_MEMBER_PROTOCOLS_MAX
             && bytes <= GROUP_MEMBER_PROTOCOLS_BYTES_MAX
-            && self.instance_id.as_ref().is_none_or(|id| id.len() <= GROUP_INSTANCE_ID_BYTES_MAX)
+            && self
+                .instance_id
+                .as_ref()
+                .is_none_or(|id| (1..=GROUP_INSTANCE_ID_BYTES_MAX).contains(&id.len()))
             && names.into_iter().all(|name| name.len() <= GROUP_NAME_BYTES_MAX);
         if is_sound { Ok(()) } else { Err(GroupError::InvalidRequest) }
     }
@@ -137,9 +139,9 @@ impl ClassicGroup {
             instance_id: join.instance_id.clone(),
             client_id: client.id.clone(),
             client_host: client.host.clone(),
-            rebalance_timeout_ms: join.rebalance_timeout_ms,
+            rebalance_timeout_ms: join.rebalance_ms(),
             session_timeout_ms: join.session_timeout_ms,
-            protocols: join.protocols.clone(),
+            protocols: join.distinct_protocols(),
             assignment: Default::default(),
             join: Some(ticket),
             sync: None,
@@ -159,7 +161,7 @@ impl ClassicGroup {
             return turn.joined(ticket, Joined::refused(error, id.clone()));
         }
         let member = self.members.get(id).expect("validated");
-        let is_same = member.protocols == join.protocols;
+        let is_same = member.protocols == join.distinct_protocols();
         debug_assert!(
             self.protocol.is_some() || self.state == State::PreparingRebalance,
             "no generation yet"
@@ -188,8 +190,8 @@ impl ClassicGroup {
         let old = self.members.get(id).expect("the caller has it").clone();
         self.count_protocols(&old, false);
         let member = self.members.get_mut(id).expect("the caller has it");
-        member.protocols = join.protocols.clone();
-        member.rebalance_timeout_ms = join.rebalance_timeout_ms;
+        member.protocols = join.distinct_protocols();
+        member.rebalance_timeout_ms = join.rebalance_ms();
         member.session_timeout_ms = join.session_timeout_ms;
         let new = member.clone();
         self.count_protocols(&new, true);

@@ -71,7 +71,7 @@ impl ConsumerGroup {
         let (group, member) = (self.id.clone(), id.clone());
         turn.timers.cancel(&TimerKey::MemberJoin { group: group.clone(), member: member.clone() });
         turn.timers.cancel(&TimerKey::Revoke { group: group.clone(), member: member.clone() });
-        let due = turn.now + i64::from(join.rebalance_timeout_ms.max(1));
+        let due = turn.now + i64::from(join.rebalance_ms().max(1));
         turn.timers.set(TimerKey::MemberSync { group, member }, due);
         turn.session(&self.id, id, join.session_timeout_ms);
     }
@@ -190,12 +190,14 @@ fn joined_as(
     let mut said = before.said.clone();
     said.instance_id = join.instance_id.clone().or(said.instance_id);
     said.rack_id = subscription.rack_id.clone().or(said.rack_id);
-    said.rebalance_timeout_ms = join.rebalance_timeout_ms;
+    said.rebalance_timeout_ms = join.rebalance_ms();
     said.topic_names = subscription.topics.clone();
     said.topic_regex = None;
     said.client_id = client.id.clone();
     said.client_host = client.host.clone();
-    said.classic =
-        Some(ClassicUse { session_timeout_ms: join.session_timeout_ms, protocols: join.protocols.clone() });
+    said.classic = Some(ClassicUse {
+        session_timeout_ms: join.session_timeout_ms,
+        protocols: join.distinct_protocols(),
+    });
     said
 }
