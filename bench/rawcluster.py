@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "minio-tests" / 
 import rawkafka  # noqa: E402
 from rawkafka import text  # noqa: E402
 
-PRODUCE, METADATA, CREATE_TOPICS, DESCRIBE_QUORUM = 0, 3, 19, 55
+PRODUCE, METADATA, CREATE_TOPICS, ELECT_LEADERS, DESCRIBE_QUORUM = 0, 3, 19, 43, 55
 BATCH = rawkafka.batch([(1_700_000_000_000, None, b"says that this partition can be written", [])])
 
 
@@ -85,6 +85,10 @@ class Connection(rawkafka.Connection):
             if not error:
                 written.append(number)
         return written
+
+    def elect_preferred_leaders(self):
+        """Of every partition; what can not be elected stays as it is. ElectLeaders v0."""
+        self.call(ELECT_LEADERS, 0, struct.pack(">ii", -1, 30_000))
 
     def quorum_leader(self):
         """Node that leads Kafka's control plane. DescribeQuorum v0, with compact lists."""
