@@ -2,8 +2,8 @@
 //! (KIP-73), for all brokers or for one. They are kept here, and obeyed by the brokers as they follow the
 //! metadata.
 //!
-//! Names and rules are those of Apache Kafka 4.1 (`QuotaConfig`). Everything else that a broker can be told is
-//! a flag of `serve`, and refused here.
+//! Names and rules are those of Apache Kafka 4.1 (`QuotaConfig`). Everything else that a broker can be told
+//! is a flag of `serve`, and refused here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

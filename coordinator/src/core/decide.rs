@@ -1,6 +1,6 @@
 //! Judging a command: dispatch, and the commands about the cluster, manifests and producer ids. Brokers are
-//! judged in `brokers.rs`, their settings in `broker_configs.rs`, partitions in `partitions.rs` and `raft_groups.rs`, topics in `topics.rs`, their
-//! settings in `configs.rs`.
+//! judged in `brokers.rs`, their settings in `broker_configs.rs`, partitions in `partitions.rs` and
+//! `raft_groups.rs`, topics in `topics.rs`, their settings in `configs.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

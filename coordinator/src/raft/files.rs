@@ -184,7 +184,8 @@ impl LogFiles {
         let path = self.dir.join(format!("{first:020}.log"));
         let temporary = path.with_extension("tmp");
         let file = self.room.wait_out(|| {
-            let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&temporary)?;
+            let mut options = OpenOptions::new();
+            let file = options.create(true).truncate(true).read(true).write(true).open(&temporary)?;
             file.write_all_at(&encode_head(first, self.last), 0)?;
             Ok(file)
         })?;

@@ -4,8 +4,8 @@
 //! Owns the judgement of greetings and of every message's envelope. A member whose storage is not the one
 //! that the group knows has forgotten what it voted for and acknowledged: it is refused, and refuses to vote
 //! or append itself. Members change (`members.rs`); the newest membership that this node has heard of counts
-//! here, which says with whom to talk, never who has won a vote: that is openraft's, by the log. Must not: send
-//! or wait (`formation.rs` and `network.rs` do).
+//! here, which says with whom to talk, never who has won a vote: that is openraft's, by the log. Must not:
+//! send or wait (`formation.rs` and `network.rs` do).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -325,10 +325,10 @@ impl Group {
 /// What to do about a member that is not who it was.
 pub(super) fn lost_storage(node: u64, storage: Uuid) -> String {
     format!(
-        "the coordinator of node {node} does not have the storage that the cluster knows: its disk was replaced, \
-         or its data directory is another one; restore raft/ of node {node} from its old disk, or, if that is \
-         lost for good, run `highwater cluster coordinators replace {node} --storage {storage}` against another \
-         node and start this one again"
+        "the coordinator of node {node} does not have the storage that the cluster knows: its disk was \
+         replaced, or its data directory is another one; restore raft/ of node {node} from its old disk, or, \
+         if that is lost for good, run `highwater cluster coordinators replace {node} --storage {storage}` \
+         against another node and start this one again"
     )
 }
 

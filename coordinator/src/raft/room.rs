@@ -1,8 +1,8 @@
 //! A full disk is waited out: what writes for Raft stands still until there is room, and Raft with it.
 //!
-//! Nothing is lost that way, and nothing has to be started again when whoever filled the disk is gone: meanwhile
-//! the node is to its peers as one that hangs, and another leads. Only the writing of bytes is repeated, at the
-//! same place, never a failed fsync (invariant 5). Must not: outlast the node (`give_up`).
+//! Nothing is lost that way, and nothing has to be started again when whoever filled the disk is gone:
+//! meanwhile the node is to its peers as one that hangs, and another leads. Only the writing of bytes is
+//! repeated, at the same place, never a failed fsync (invariant 5). Must not: outlast the node (`give_up`).
 
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
