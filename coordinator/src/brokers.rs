@@ -14,7 +14,7 @@ impl Coordinator {
         }
     }
 
-    /// This node leads a partition whose log is damaged below what it had synced: another one is to lead.
+    /// This node's replica of a partition is damaged below what it had synced: it is not to be counted on.
     pub async fn log_damaged(&self, damaged: DamagedLog) -> Result<(), WriteError> {
         self.write(Command::LogDamaged(damaged)).await.map(|_| ())
     }

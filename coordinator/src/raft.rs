@@ -16,8 +16,8 @@
 //! A single voter needs no timers: a leader restarts as leader (its vote is committed), elects itself at once
 //! otherwise, and sends no heartbeats, so that it idles at no cost. The members of a group of three or five
 //! talk over gRPC: `formation` brings them together, `election` says who asks to lead, `network` and
-//! `service` are the two ends of each message, `group` knows who may say what, `members` changes who belongs to
-//! it (ADR 0011).
+//! `service` are the two ends of each message, `group` knows who may say what, `members` changes who belongs
+//! to it (ADR 0011).
 
 mod election;
 mod files;

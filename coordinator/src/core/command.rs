@@ -68,7 +68,7 @@ pub enum Command {
     },
     /// The leader of a partition changes its in-sync set (KIP-497).
     AlterPartition(AlterPartition),
-    /// The leader of a partition has lost part of what was durable in its log: another one is to lead.
+    /// A replica has lost part of what was durable in its log: it is not to be counted on, nor to lead.
     LogDamaged(DamagedLog),
     ElectLeader {
         tp: TopicPartition,
@@ -180,14 +180,15 @@ pub struct AlterPartition {
     pub isr: Vec<IsrMember>,
 }
 
-/// A leader whose log is damaged below what it had synced: it takes no appends, and serves no followers, who
-/// may have more than it has by now.
+/// A replica whose log is damaged below what it had synced. As a leader it takes no appends, and serves no
+/// followers, who may have more than it has by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedLog {
     pub tp: TopicPartition,
-    /// The asker, which leads in `leader_epoch`.
+    /// The asker.
     pub node_id: NodeId,
     pub broker_epoch: u64,
+    /// That of the record which the asker knows.
     pub leader_epoch: LeaderEpoch,
 }
 

@@ -49,24 +49,32 @@ impl ClusterState {
         Ok(Outcome::one(Edit::PartitionsChanged { partitions }, reply))
     }
 
-    /// Takes the leadership from a log that is damaged, where another replica has everything; else it stays:
-    /// what it has is still readable, and whoever else may lead one day has not come back yet.
+    /// A replica with a damaged log is counted on no more: it leaves both sets, before it may fill its log
+    /// again. It leads on only where nobody else may: what it has is still readable, and whoever else may
+    /// lead one day has not come back yet.
     pub(super) fn decide_log_damaged(&self, damaged: &DamagedLog) -> Result<Outcome, Refusal> {
         let (topic, partition) = self.topic_and_partition(damaged.tp)?;
         let node = damaged.node_id;
         self.broker_of_epoch(node, damaged.broker_epoch)?;
         check_leader_epoch(partition, damaged.leader_epoch)?;
-        if partition.raft.is_some() || partition.leader != Some(node) {
-            return Err(Refusal::RequestInvalid(format!("node {node} does not lead")));
+        if partition.raft.is_some() || !partition.replicas.contains(&node) {
+            return Err(Refusal::RequestInvalid(format!("node {node} has no such replica")));
         }
-        if !self.may_give_up(topic, partition, node) {
+        let leads = partition.leader == Some(node);
+        if leads && !self.may_give_up(topic, partition, node) {
             return Err(Refusal::EligibleLeadersNotAvailable);
         }
         let mut draft = Draft::new(&topic.config, damaged.tp, partition);
-        draft.give_up(node);
-        let change = draft.finish(&Brokers::of(self)).expect("the leader leaves the in-sync set");
-        assert!(change.next.leader.is_some_and(|leader| leader != node), "another one leads");
-        Ok(Outcome::one(Edit::PartitionsChanged { partitions: vec![change] }, Reply::Done))
+        match leads {
+            true => draft.give_up(node),
+            false => draft.leave_uncleanly(node),
+        }
+        let partitions: Vec<_> = draft.finish(&Brokers::of(self)).into_iter().collect();
+        assert!(!leads || partitions.iter().any(|change| change.next.leader.is_some_and(|l| l != node)));
+        match partitions.is_empty() {
+            true => Ok(Outcome::unchanged(Reply::Done)),
+            false => Ok(Outcome::one(Edit::PartitionsChanged { partitions }, Reply::Done)),
+        }
     }
 
     /// Whether a replica other than `node` has everything that is committed, and is there to lead; any other

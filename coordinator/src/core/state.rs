@@ -209,6 +209,12 @@ impl Topic {
 }
 
 impl Partition {
+    /// Whether the replica is held to have everything that is committed.
+    pub fn counts_on(&self, node: NodeId) -> bool {
+        debug_assert!(self.isr.iter().all(|member| !self.elr.contains(member)), "in one of both sets");
+        self.isr.contains(&node) || self.elr.contains(&node)
+    }
+
     pub(super) fn new(replicas: Vec<NodeId>) -> Partition {
         assert!(!replicas.is_empty(), "a partition has a replica");
         Partition {
