@@ -12,6 +12,7 @@ mod convert;
 mod heartbeat;
 mod reconcile;
 pub mod regex;
+mod settle;
 mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -217,10 +218,9 @@ impl ConsumerGroup {
     /// the owner's matter.
     pub fn apply(&mut self, record: &Record) {
         match (&record.key, &record.value) {
-            (Key::Group { .. }, Some(Value::Group(GroupValue { epoch, metadata_hash }))) => {
-                debug_assert!(*epoch >= self.epoch, "a group's epoch fell from {} to {epoch}", self.epoch);
-                self.epoch = *epoch;
-                self.metadata_hash = *metadata_hash;
+            (Key::Group { .. }, Some(Value::Group(value))) => {
+                self.epoch = self.epoch.max(value.epoch);
+                self.metadata_hash = value.metadata_hash;
             }
             (Key::Member { member, .. }, Some(Value::Member(said))) => self.set_said(member, said),
             (Key::Member { member, .. }, None) => self.remove_member(member),
@@ -376,18 +376,6 @@ impl ConsumerGroup {
     pub(super) fn cancel_timers(&self, turn: &mut Turn<'_>) {
         for id in self.members.keys() {
             turn.forget(&self.id, id);
-        }
-    }
-
-    /// What can no longer be: a log that was cut between records may have left parts of a member.
-    pub(super) fn settle_loaded(&mut self) {
-        let ids: Vec<Name> = self.members.keys().cloned().collect();
-        for id in ids {
-            let member = &self.members[&id];
-            if member.said.client_host.is_empty() && member.said.client_id.is_empty() && member.at.epoch == 0
-            {
-                self.remove_member(&id);
-            }
         }
     }
 

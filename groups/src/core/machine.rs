@@ -284,17 +284,18 @@ impl Groups {
         if beat.epoch < 0 {
             return self.consumer_leave(now, beat);
         }
+        let mut is_new = false;
         if beat.epoch == 0 {
             // All that can refuse a newcomer comes before a classic group changes for it.
             beat.topic_regex.iter().try_for_each(|regex| compile(regex).map(drop))?;
-            self.make_consumer_group(now, &beat.group)?;
+            is_new = self.make_consumer_group(now, &beat.group)?;
         }
         let (groups, mut turn) = self.split(now);
         let Some(Group::Consumer(group)) = groups.get_mut(&beat.group) else {
             return Err(GroupError::GroupIdNotFound);
         };
         let answer = group.heartbeat(&mut turn, client, beat);
-        if group.is_unused() {
+        if is_new && group.is_unused() {
             groups.remove(&beat.group); // its first member was refused
         }
         answer
@@ -316,12 +317,12 @@ impl Groups {
         Ok(super::answer::Beat { member_id, epoch: beat.epoch, heartbeat_ms: 0, assignment: None })
     }
 
-    /// Makes a consumer group of that name, of nothing or of a classic group.
-    fn make_consumer_group(&mut self, now: Millis, name: &Name) -> Result<(), GroupError> {
+    /// Makes a consumer group of that name, of nothing or of a classic group. True if there was nothing.
+    fn make_consumer_group(&mut self, now: Millis, name: &Name) -> Result<bool, GroupError> {
         let is_full = self.groups.len() >= GROUPS_PER_SHARD_MAX;
         let (groups, mut turn) = self.split(now);
         let made = match groups.get_mut(name) {
-            Some(Group::Consumer(_)) => return Ok(()),
+            Some(Group::Consumer(_)) => return Ok(false),
             None if is_full => return Err(GroupError::GroupMaxSizeReached),
             None => ConsumerGroup::new(name.clone()),
             Some(Group::Classic(classic)) => {
@@ -343,8 +344,7 @@ impl Groups {
                 made
             }
         };
-        groups.insert(name.clone(), Group::Consumer(made));
-        Ok(())
+        Ok(groups.insert(name.clone(), Group::Consumer(made)).is_none())
     }
 
     /// Members of a consumer group are gone; if only classic ones are left it becomes a classic group.

@@ -20,6 +20,8 @@ use super::types::{Millis, Name, Partitions, Topics, insert};
 
 mod assignors;
 mod figures;
+mod foreign;
+mod hostile;
 mod random;
 mod show;
 

@@ -4,6 +4,7 @@
 //! Invariants: every partition of a topic that somebody is subscribed to has one member, who is subscribed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use highwater_model::TopicId;
 
@@ -32,15 +33,16 @@ impl Assignor {
         }
     }
 
-    /// The new target of every member.
-    pub fn assign(self, spec: &Spec) -> BTreeMap<Name, Partitions> {
+    /// The new target of every member, in the order of `spec.members`.
+    pub fn assign(self, spec: &Spec<'_>) -> Vec<Partitions> {
         let made = match self {
             Assignor::Uniform if spec.is_homogeneous() => uniform_alike(spec),
             Assignor::Uniform => uniform_mixed(spec),
             Assignor::Range => range(spec),
         };
+        debug_assert_eq!(made.len(), spec.members.len(), "a member is left out");
         debug_assert_eq!(
-            made.values().map(count_partitions).sum::<usize>(),
+            made.iter().map(count_partitions).sum::<usize>(),
             spec.subscribed().iter().map(|topic| spec.partitions_of(*topic) as usize).sum::<usize>(),
             "a partition is left out or given twice"
         );
@@ -48,34 +50,52 @@ impl Assignor {
     }
 }
 
-/// What an assignor is given.
+/// What an assignor is given. Members stand in the order of their ids.
 #[derive(Clone, Debug, Default)]
-pub struct Spec {
-    pub members: BTreeMap<Name, SpecMember>,
+pub struct Spec<'a> {
+    pub members: Vec<SpecMember<'a>>,
     /// Partition counts of the topics that exist.
     pub topics: BTreeMap<TopicId, i32>,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct SpecMember {
-    pub instance_id: Option<Name>,
-    pub topics: BTreeSet<TopicId>,
+#[derive(Clone, Debug)]
+pub struct SpecMember<'a> {
+    pub id: &'a Name,
+    pub instance_id: Option<&'a Name>,
+    /// Shared by members with the same subscription.
+    pub topics: Arc<BTreeSet<TopicId>>,
     /// Its target so far.
-    pub before: Partitions,
+    pub before: Option<&'a Partitions>,
 }
 
-impl Spec {
+impl SpecMember<'_> {
+    fn had(&self) -> impl Iterator<Item = (TopicId, i32)> {
+        self.before.into_iter().flat_map(each)
+    }
+}
+
+impl Spec<'_> {
     fn partitions_of(&self, topic: TopicId) -> i32 {
         self.topics.get(&topic).copied().unwrap_or(0)
     }
 
     fn is_homogeneous(&self) -> bool {
-        let mut all = self.members.values().map(|m| &m.topics);
-        all.next().is_none_or(|first| all.all(|topics| topics == first))
+        let is_same = |a: &SpecMember<'_>, b: &SpecMember<'_>| {
+            Arc::ptr_eq(&a.topics, &b.topics) || a.topics == b.topics
+        };
+        self.members.windows(2).all(|pair| is_same(&pair[0], &pair[1]))
     }
 
     fn subscribed(&self) -> BTreeSet<TopicId> {
-        self.members.values().flat_map(|m| m.topics.iter().copied()).collect()
+        let mut subscribed = BTreeSet::new();
+        let mut last: Option<&Arc<BTreeSet<TopicId>>> = None;
+        for member in &self.members {
+            if !last.is_some_and(|last| Arc::ptr_eq(last, &member.topics)) {
+                subscribed.extend(member.topics.iter().copied());
+            }
+            last = Some(&member.topics);
+        }
+        subscribed
     }
 
     fn all_partitions(&self) -> impl Iterator<Item = (TopicId, i32)> {
@@ -86,48 +106,40 @@ impl Spec {
 
 /// Everybody is subscribed to the same: each gets its share, keeps what it had of it, and the rest is dealt
 /// out.
-fn uniform_alike(spec: &Spec) -> BTreeMap<Name, Partitions> {
+fn uniform_alike(spec: &Spec<'_>) -> Vec<Partitions> {
     let members = spec.members.len();
     let total = spec.all_partitions().count();
-    let mut made: BTreeMap<Name, Partitions> =
-        spec.members.keys().map(|id| (id.clone(), Partitions::new())).collect();
+    let mut made = vec![Partitions::new(); members];
     if members == 0 {
         return made;
     }
     let (share, mut extras) = (total / members, total % members);
     debug_assert_eq!(share * members + extras, total, "shares that do not add up");
     let mut taken: BTreeSet<(TopicId, i32)> = BTreeSet::new();
-    let mut wants: Vec<(Name, usize)> = Vec::new();
-    for (id, member) in &spec.members {
-        let valid: Vec<_> = each(&member.before)
-            .filter(|(topic, p)| {
-                member.topics.contains(topic)
-                    && *p < spec.partitions_of(*topic)
-                    && !taken.contains(&(*topic, *p))
-            })
-            .collect();
+    let mut wants = vec![0; members];
+    for (index, member) in spec.members.iter().enumerate() {
+        let is_valid = |(topic, p): &(TopicId, i32)| {
+            member.topics.contains(topic) && *p < spec.partitions_of(*topic) && !taken.contains(&(*topic, *p))
+        };
+        let valid: Vec<_> = member.had().filter(is_valid).collect();
         let mut quota = share;
         if valid.len() > share && extras > 0 {
             extras -= 1;
             quota += 1;
         }
-        let kept = made.get_mut(id).expect("made above");
+        wants[index] = quota - valid.len().min(quota);
         for (topic, partition) in valid.into_iter().take(quota) {
             taken.insert((topic, partition));
-            insert(kept, topic, partition);
+            insert(&mut made[index], topic, partition);
         }
-        wants.push((id.clone(), quota - count_partitions(kept)));
     }
-    // Who kept exactly its share may be one of those with one more.
+    // Who has no more than its share yet may be one of those with one more.
     let mut open = spec.all_partitions().filter(|partition| !taken.contains(partition));
-    for (id, want) in &mut wants {
-        let has = count_partitions(&made[id]);
-        if extras > 0 && has + *want == share {
-            extras -= 1;
-            *want += 1;
-        }
-        let kept = made.get_mut(id).expect("made above");
-        for (topic, partition) in open.by_ref().take(*want) {
+    for (kept, want) in made.iter_mut().zip(wants) {
+        let has = count_partitions(kept);
+        let more = usize::from(extras > 0 && has + want == share);
+        extras -= more;
+        for (topic, partition) in open.by_ref().take(want + more) {
             insert(kept, topic, partition);
         }
     }
@@ -136,18 +148,17 @@ fn uniform_alike(spec: &Spec) -> BTreeMap<Name, Partitions> {
 }
 
 /// Subscriptions differ: keep what may be kept, give the rest to whoever has least, then even out.
-fn uniform_mixed(spec: &Spec) -> BTreeMap<Name, Partitions> {
-    let ids: Vec<&Name> = spec.members.keys().collect();
+fn uniform_mixed(spec: &Spec<'_>) -> Vec<Partitions> {
     let mut subscribers: BTreeMap<TopicId, Vec<usize>> = BTreeMap::new();
-    for (index, member) in spec.members.values().enumerate() {
-        for topic in &member.topics {
+    for (index, member) in spec.members.iter().enumerate() {
+        for topic in member.topics.iter() {
             subscribers.entry(*topic).or_default().push(index);
         }
     }
-    let mut load = vec![0usize; ids.len()];
+    let mut load = vec![0usize; spec.members.len()];
     let mut owner: BTreeMap<(TopicId, i32), usize> = BTreeMap::new();
-    for (index, member) in spec.members.values().enumerate() {
-        for (topic, partition) in each(&member.before) {
+    for (index, member) in spec.members.iter().enumerate() {
+        for (topic, partition) in member.had() {
             let is_valid = member.topics.contains(&topic) && partition < spec.partitions_of(topic);
             if is_valid && !owner.contains_key(&(topic, partition)) {
                 owner.insert((topic, partition), index);
@@ -166,10 +177,9 @@ fn uniform_mixed(spec: &Spec) -> BTreeMap<Name, Partitions> {
     debug_assert_eq!(owner.len(), load.iter().sum::<usize>(), "loads that do not add up");
     even_out(&mut owner, &mut load, &subscribers);
     debug_assert_eq!(owner.len(), load.iter().sum::<usize>(), "a partition was lost on the way");
-    let mut made: BTreeMap<Name, Partitions> =
-        spec.members.keys().map(|id| (id.clone(), Partitions::new())).collect();
+    let mut made = vec![Partitions::new(); spec.members.len()];
     for ((topic, partition), index) in owner {
-        insert(made.get_mut(ids[index]).expect("made above"), topic, partition);
+        insert(&mut made[index], topic, partition);
     }
     made
 }
@@ -184,6 +194,10 @@ fn even_out(
     loop {
         let mut has_moved = false;
         for ((topic, _), holder) in owner.iter_mut() {
+            // Who has no more than one cannot have two more than another.
+            if load[*holder] < 2 {
+                continue;
+            }
             let least = *subscribers[topic].iter().min_by_key(|i| (load[**i], **i)).expect("subscribed");
             if load[least] + 1 < load[*holder] {
                 load[*holder] -= 1;
@@ -200,29 +214,26 @@ fn even_out(
 
 /// Per topic, in order of instance or member id, contiguous ranges; the first ones get one more. The same
 /// members get the same numbers of topics that are alike.
-fn range(spec: &Spec) -> BTreeMap<Name, Partitions> {
-    let mut made: BTreeMap<Name, Partitions> =
-        spec.members.keys().map(|id| (id.clone(), Partitions::new())).collect();
-    let mut order: Vec<(&Name, &SpecMember)> = spec.members.iter().collect();
+fn range(spec: &Spec<'_>) -> Vec<Partitions> {
+    let mut made = vec![Partitions::new(); spec.members.len()];
+    let mut order: Vec<usize> = (0..spec.members.len()).collect();
     // Static members by instance id, so that a member that comes back under another member id has the same.
-    order.sort_by(|a, b| match (&a.1.instance_id, &b.1.instance_id) {
-        (Some(x), Some(y)) => x.cmp(y),
-        (Some(_), None) => std::cmp::Ordering::Less,
-        (None, Some(_)) => std::cmp::Ordering::Greater,
-        (None, None) => a.0.cmp(b.0),
+    order.sort_by_key(|index| {
+        let member = &spec.members[*index];
+        (member.instance_id.is_none(), member.instance_id.unwrap_or(member.id))
     });
     for topic in spec.subscribed() {
         let count = spec.partitions_of(topic);
-        let takers: Vec<&Name> =
-            order.iter().filter(|(_, m)| m.topics.contains(&topic)).map(|(id, _)| *id).collect();
+        let is_taker = |index: &&usize| spec.members[**index].topics.contains(&topic);
+        let takers: Vec<usize> = order.iter().filter(is_taker).copied().collect();
         let number = i32::try_from(takers.len()).expect("members are bounded");
         debug_assert!(number > 0, "a topic that nobody is subscribed to");
         let (share, extras) = (count / number, count % number);
         let mut next = 0;
-        for (index, id) in (0..).zip(takers) {
-            let end = next + share + i32::from(index < extras);
+        for (place, index) in (0..).zip(takers) {
+            let end = next + share + i32::from(place < extras);
             for partition in next..end {
-                insert(made.get_mut(id).expect("made above"), topic, partition);
+                insert(&mut made[index], topic, partition);
             }
             next = end;
         }
@@ -232,13 +243,13 @@ fn range(spec: &Spec) -> BTreeMap<Name, Partitions> {
 }
 
 /// Whether every partition in `made` is for someone who is subscribed; for tests and assertions.
-pub fn is_allowed(spec: &Spec, made: &BTreeMap<Name, Partitions>) -> bool {
+pub fn is_allowed(spec: &Spec<'_>, made: &[Partitions]) -> bool {
     let mut seen = Partitions::new();
-    made.iter().all(|(id, partitions)| {
+    spec.members.iter().zip(made).all(|(member, partitions)| {
         each(partitions).all(|(topic, partition)| {
             let is_new = !contains(&seen, topic, partition);
             insert(&mut seen, topic, partition);
-            is_new && spec.members.get(id).is_some_and(|m| m.topics.contains(&topic))
+            is_new && member.topics.contains(&topic)
         })
     })
 }

@@ -1,13 +1,15 @@
 //! Who is to get what: the group's epoch moves on when subscriptions or topics change, and a new target
 //! assignment follows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use highwater_model::TopicId;
 use highwater_model::limits::{GROUP_METADATA_REFRESH_MS, GROUP_REGEX_REFRESH_MS_MIN};
 
 use super::assignor::{Assignor, Spec, SpecMember};
 use super::{ConsumerGroup, regex};
-use crate::core::records::{GroupValue, Key, RegexValue, Value};
+use crate::core::records::{GroupValue, Key, MemberValue, RegexValue, Value};
 use crate::core::turn::Turn;
 use crate::core::types::{Millis, Name, Partitions};
 
@@ -46,15 +48,26 @@ impl ConsumerGroup {
         chosen.map_or(Assignor::Uniform, |(assignor, _)| assignor)
     }
 
-    fn spec(&self, turn: &Turn<'_>) -> Spec {
+    fn spec(&self, turn: &Turn<'_>) -> Spec<'_> {
         let mut spec = Spec::default();
+        let mut last: Option<(&MemberValue, Arc<BTreeSet<TopicId>>)> = None;
         for (id, member) in &self.members {
-            let topics = self.topics_of(&member.said, turn.topics);
-            for topic in &topics {
-                spec.topics.entry(*topic).or_insert_with(|| turn.topics.partitions_of(*topic));
-            }
-            let instance_id = member.said.instance_id.clone();
-            spec.members.insert(id.clone(), SpecMember { instance_id, topics, before: self.target_of(id) });
+            let said = &member.said;
+            let is_same = |other: &MemberValue| {
+                other.topic_names == said.topic_names && other.topic_regex == said.topic_regex
+            };
+            let topics = match last.take() {
+                Some((other, topics)) if is_same(other) => topics,
+                _ => {
+                    let topics = self.topics_of(said, turn.topics);
+                    spec.topics
+                        .extend(topics.iter().map(|topic| (*topic, turn.topics.partitions_of(*topic))));
+                    Arc::new(topics)
+                }
+            };
+            last = Some((said, topics.clone()));
+            let instance_id = said.instance_id.as_ref();
+            spec.members.push(SpecMember { id, instance_id, topics, before: self.target.get(id) });
         }
         spec
     }
@@ -70,18 +83,20 @@ impl ConsumerGroup {
             super::assignor::is_allowed(&spec, &made),
             "a member gets what it is not subscribed to"
         );
-        let gone: Vec<Name> = self.target.keys().filter(|id| !made.contains_key(*id)).cloned().collect();
+        let differs = |(member, new): &(&SpecMember<'_>, Partitions)| member.before != Some(new);
+        let changed: Vec<(Name, Partitions)> =
+            spec.members.iter().zip(made).filter(differs).map(|(m, new)| (m.id.clone(), new)).collect();
+        let gone: Vec<Name> =
+            self.target.keys().filter(|id| !self.members.contains_key(*id)).cloned().collect();
         for member in gone {
             self.erase(turn, Key::TargetMember { group: self.id.clone(), member });
         }
-        for (member, partitions) in made {
-            debug_assert!(self.members.contains_key(&member), "a target for a stranger");
-            if self.target.get(&member) != Some(&partitions) {
-                self.set_target(turn, member, partitions);
-            }
+        for (member, partitions) in changed {
+            self.set_target(turn, member, partitions);
         }
         let epoch = self.epoch;
         self.put(turn, Key::Target { group: self.id.clone() }, Value::Target(epoch));
+        debug_assert_eq!(self.target.len(), self.members.len(), "a target without a member");
     }
 
     pub(super) fn set_target(&mut self, turn: &mut Turn<'_>, member: Name, partitions: Partitions) {

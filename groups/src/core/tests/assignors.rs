@@ -1,6 +1,6 @@
 //! The assignors: everything is given to somebody who wants it, evenly, and little moves.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -10,13 +10,20 @@ use super::topic_id;
 
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
-fn spec(members: &[u8], counts: &[i32], before: &BTreeMap<Name, Partitions>) -> Spec {
+fn names() -> Vec<Name> {
+    (0..10).map(|number| Name::from(format!("m{number}"))).collect()
+}
+
+fn spec<'a>(names: &'a [Name], members: &[u8], counts: &[i32], before: &'a [Partitions]) -> Spec<'a> {
     let mut spec = Spec::default();
     for (number, wants) in members.iter().enumerate() {
-        let id = Name::from(format!("m{number}"));
-        let topics = (0..3).filter(|bit| wants & (1 << bit) != 0).map(|bit| topic_id(TOPICS[bit])).collect();
-        let before = before.get(&id).cloned().unwrap_or_default();
-        spec.members.insert(id, SpecMember { instance_id: None, topics, before });
+        let topics = (0..3).filter(|bit| wants & (1 << bit) != 0).map(|bit| topic_id(TOPICS[bit]));
+        spec.members.push(SpecMember {
+            id: &names[number],
+            instance_id: None,
+            topics: Arc::new(topics.collect()),
+            before: before.get(number),
+        });
     }
     for (name, count) in TOPICS.iter().zip(counts) {
         spec.topics.insert(topic_id(name), *count);
@@ -24,24 +31,25 @@ fn spec(members: &[u8], counts: &[i32], before: &BTreeMap<Name, Partitions>) -> 
     spec
 }
 
-fn total(spec: &Spec) -> usize {
-    let wanted = |topic| spec.members.values().any(|m| m.topics.contains(topic));
+fn total(spec: &Spec<'_>) -> usize {
+    let wanted = |topic| spec.members.iter().any(|m| m.topics.contains(topic));
     spec.topics.iter().filter(|(topic, _)| wanted(topic)).map(|(_, count)| *count as usize).sum()
 }
 
-fn loads(made: &BTreeMap<Name, Partitions>) -> Vec<usize> {
-    made.values().map(count_partitions).collect()
+fn loads(made: &[Partitions]) -> Vec<usize> {
+    made.iter().map(count_partitions).collect()
 }
 
 #[test]
 fn ranges_are_contiguous_and_alike_for_topics_that_are_alike() {
-    let spec = spec(&[3, 3, 3], &[7, 7, 0], &BTreeMap::new());
+    let names = names();
+    let spec = spec(&names, &[3, 3, 3], &[7, 7, 0], &[]);
     let made = Assignor::Range.assign(&spec);
-    let of = |member: &str, topic: &str| -> Vec<i32> {
+    let of = |member: usize, topic: &str| -> Vec<i32> {
         made[member].get(&topic_id(topic)).into_iter().flatten().copied().collect()
     };
-    assert_eq!((of("m0", "a"), of("m1", "a"), of("m2", "a")), (vec![0, 1, 2], vec![3, 4], vec![5, 6]));
-    for member in ["m0", "m1", "m2"] {
+    assert_eq!((of(0, "a"), of(1, "a"), of(2, "a")), (vec![0, 1, 2], vec![3, 4], vec![5, 6]));
+    for member in 0..3 {
         assert_eq!(of(member, "a"), of(member, "b"));
     }
 }
@@ -53,7 +61,8 @@ proptest! {
         counts in prop::collection::vec(0i32..12, 3),
         is_range in any::<bool>(),
     ) {
-        let spec = spec(&members, &counts, &BTreeMap::new());
+        let names = names();
+        let spec = spec(&names, &members, &counts, &[]);
         let made = if is_range { Assignor::Range } else { Assignor::Uniform }.assign(&spec);
         prop_assert!(is_allowed(&spec, &made));
         prop_assert_eq!(loads(&made).iter().sum::<usize>(), total(&spec));
@@ -65,16 +74,16 @@ proptest! {
         sizes in prop::collection::vec(1usize..9, 2..6),
         count in 0i32..40,
     ) {
-        let mut before = BTreeMap::new();
+        let names = names();
+        let mut before = Vec::new();
         for members in sizes {
-            let spec = spec(&vec![1; members], &[count, 0, 0], &before);
+            let spec = spec(&names, &vec![1; members], &[count, 0, 0], &before);
             let made = Assignor::Uniform.assign(&spec);
             let loads = loads(&made);
             let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
             prop_assert!(most - least <= 1, "{:?}", loads);
             // No member that was there loses more than it must.
-            for (id, had) in &before {
-                let Some(has) = made.get(id) else { continue };
+            for (id, (had, has)) in before.iter().zip(&made).enumerate() {
                 let kept = each(had).filter(|(topic, p)| contains(has, *topic, *p)).count();
                 prop_assert!(kept >= count_partitions(had).min(*least), "{} kept {}", id, kept);
             }
@@ -88,15 +97,16 @@ proptest! {
         others in prop::collection::vec(1u8..8, 1..8),
         counts in prop::collection::vec(0i32..12, 3),
     ) {
-        let first = Assignor::Uniform.assign(&spec(&members, &counts, &BTreeMap::new()));
-        let spec = spec(&others, &counts, &first);
+        let names = names();
+        let first = Assignor::Uniform.assign(&spec(&names, &members, &counts, &[]));
+        let spec = spec(&names, &others, &counts, &first);
         let made = Assignor::Uniform.assign(&spec);
         prop_assert!(is_allowed(&spec, &made));
         prop_assert_eq!(loads(&made).iter().sum::<usize>(), total(&spec));
         // Nobody has a partition that somebody with two fewer could take.
-        for (id, has) in &made {
+        for (id, has) in made.iter().enumerate() {
             for (topic, _) in each(has) {
-                for (other, member) in &spec.members {
+                for (other, member) in spec.members.iter().enumerate() {
                     let gap = count_partitions(has) as i64 - count_partitions(&made[other]) as i64;
                     prop_assert!(!member.topics.contains(&topic) || gap <= 1, "{} and {}", id, other);
                 }

@@ -1,5 +1,5 @@
-//! How fast the core is by itself: `cargo test --release -p highwater-groups figures -- --ignored --nocapture`.
-//! Not checked against the clock; for `bench/` and for whoever changes a data structure.
+//! How fast the core is by itself: `cargo test --release -p highwater-groups figures -- --ignored
+//! --nocapture`. Not checked against the clock; for `bench/` and for whoever changes a data structure.
 
 use std::time::Instant;
 
@@ -128,9 +128,9 @@ fn consumer(members: usize) {
     }
     println!("{members} consumer members at rest after {rounds} rounds: {:?}", started.elapsed());
     let started = Instant::now();
-    for n in 0..members {
+    for (n, client) in clients.iter().enumerate() {
         ticket += 1;
-        ask(&mut groups, rounds * 5_000, ticket, beat(n, clients[n].0, None));
+        ask(&mut groups, rounds * 5_000, ticket, beat(n, client.0, None));
     }
     println!("{members} heartbeats at rest: {:?}", started.elapsed());
 }
