@@ -7,6 +7,7 @@
 mod cluster;
 mod connect;
 mod consume;
+mod coordinators;
 mod demo;
 mod output;
 mod produce;

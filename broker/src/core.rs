@@ -5,4 +5,6 @@ pub mod fetch_session;
 pub mod pace;
 pub mod raft_election;
 pub mod raft_side;
+pub mod rate;
 pub mod replica;
+pub mod throttle;

@@ -137,6 +137,15 @@ impl DataDir {
         Ok(storage)
     }
 
+    /// Takes a claim back that came to nothing, so that the directory is as new again.
+    pub fn unclaim(&mut self) {
+        let path = self.dir.join(IDENTITY_FILE);
+        if let Err(e) = fs::remove_file(&path).and_then(|()| File::open(&self.dir)?.sync_all()) {
+            tracing::warn!("{} stays: {e}", path.display());
+        }
+        self.identity = None;
+    }
+
     /// The mark of the cluster's bucket that was noted.
     pub fn bucket(&self) -> Option<Uuid> {
         self.identity.as_ref().and_then(|identity| identity.bucket)
@@ -242,6 +251,10 @@ mod tests {
         let mut again = DataDir::open(&dir, 1).expect("free again");
         assert!(matches!(again.claim(1, "xyz"), Err(DataDirError::OtherCluster { .. })));
         assert_eq!(again.claim(1, "abc").expect("its own"), storage);
+        again.unclaim();
+        assert!(again.is_new());
+        drop(again);
+        DataDir::open(&dir, 2).expect("anybody's").claim(2, "xyz").expect("anybody's");
     }
 
     #[test]

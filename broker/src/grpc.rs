@@ -29,6 +29,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::node::Node;
+use crate::raft::RaftService;
 use crate::replication::ReplicationService;
 use crate::replication::proto::replication_server::ReplicationServer;
 use crate::slot::Slot;
@@ -93,5 +94,6 @@ fn services(node: &Arc<Node>) -> axum::Router {
     let replication = ReplicationServer::new(ReplicationService::new(node))
         .max_decoding_message_size(REPLICA_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(REPLICA_MESSAGE_BYTES_MAX);
-    Routes::new(admin).add_service(replication).into_axum_router()
+    let raft = RaftService::server(node.raft.host.clone(), node.coordinator.cluster_id());
+    Routes::new(admin).add_service(replication).add_service(raft).into_axum_router()
 }

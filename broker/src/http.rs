@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 
+use crate::control_metrics;
 use crate::slot::Slot;
 use crate::status;
 
@@ -45,12 +46,16 @@ pub async fn serve(node: Slot, listener: TcpListener, mut stop: watch::Receiver<
     axum::serve(listener, router).with_graceful_shutdown(stopped).await
 }
 
-async fn metrics(State(node): State<Slot>) -> Response {
-    let Some(node) = node.get() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the node is starting, or is no broker\n").into_response();
+async fn metrics(State(slot): State<Slot>) -> Response {
+    let text = match (slot.get(), slot.seated()) {
+        (Some(node), _) => {
+            status::refresh_metrics(node);
+            node.metrics.render()
+        }
+        (None, Some(coordinator)) => control_metrics::render(&coordinator.status()),
+        (None, None) => return (StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n").into_response(),
     };
-    status::refresh_metrics(node);
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], node.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()
 }
 
 async fn health() -> Response {

@@ -21,6 +21,7 @@ pub mod workers;
 pub mod bucket_mark;
 pub mod cli;
 pub mod client;
+pub mod control_metrics;
 pub mod data_dir;
 pub mod grpc;
 pub mod http;

@@ -328,7 +328,7 @@ fn latency_histogram() -> Histogram {
 const CPU_TICKS_PER_SECOND: f64 = 100.0;
 
 /// Resident bytes and CPU seconds of this process, from `/proc`; none where there is no such thing.
-fn process_usage() -> Option<(i64, f64)> {
+pub(crate) fn process_usage() -> Option<(i64, f64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let resident_kib: i64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::net::budget::{BUDGET_UNIT_BYTES, RequestBudget};
 use crate::net::refusal_log::RefusalLog;
 use crate::partition::registry::Registry;
+use crate::replication::Throttle;
 use crate::settings::{Address, Settings};
 use crate::tier::Tier;
 use crate::workers;
@@ -29,6 +30,7 @@ use crate::workers::flush::FlushQueue;
 use crate::workers::isr::IsrQueue;
 use crate::workers::offload::OffloadQueue;
 use crate::workers::pace::Pacer;
+use crate::workers::raft::Groups;
 
 /// What a node is made of; `serve.rs` (and the tests) build it.
 pub struct NodeParts {
@@ -62,6 +64,10 @@ pub struct Node {
     pub pacer: Pacer,
     /// Changes of in-sync sets on their way to the control plane.
     pub isr: IsrQueue,
+    /// Raft groups of this node's partitions.
+    pub raft: Groups,
+    /// How fast replicas that have to catch up are filled.
+    pub throttle: Throttle,
     /// Counts changes of what this node replicates; who follows leaders looks again.
     replicas: watch::Sender<u64>,
     pub disk: DiskGuard,
@@ -87,6 +93,7 @@ impl Node {
     /// node.
     pub async fn start(parts: NodeParts) -> Result<Arc<Node>, NodeError> {
         let memory_units = parts.settings.read_memory_bytes / BUDGET_UNIT_BYTES as u64;
+        let groups = Groups::start(parts.settings.node_id, &parts.coordinator).map_err(NodeError::Thread)?;
         let memory_units = usize::try_from(memory_units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let node = Arc::new(Node {
             request_budget: RequestBudget::new(parts.settings.request_memory_bytes),
@@ -94,6 +101,8 @@ impl Node {
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
             pacer: Pacer::new(&parts.settings),
             isr: IsrQueue::default(),
+            raft: groups,
+            throttle: Throttle::new(parts.settings.node_id, parts.settings.move_bytes_per_second),
             replicas: watch::Sender::new(0),
             settings: parts.settings,
             coordinator: parts.coordinator,
@@ -113,7 +122,9 @@ impl Node {
             stop: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),
         });
-        crate::partition::follow::remove_leftovers(&node.settings.data_dir, &node.coordinator.state());
+        node.raft.belong_to(&node);
+        let (data_dir, node_id) = (&node.settings.data_dir, node.settings.node_id);
+        crate::partition::follow::remove_leftovers(data_dir, node_id, &node.coordinator.state());
         node.follow_topics().await?;
         crate::partition::follow::mirror_all(&node);
         workers::flush::start(&node).map_err(NodeError::Thread)?;
@@ -169,9 +180,10 @@ impl Node {
     }
 
     /// Stops: connections drain elsewhere ([`Node::serve`] returns), workers end, logs are flushed and closed
-    /// clean.
-    pub async fn stop(self: &Arc<Self>) {
+    /// clean. False if something was cut, so that a log may lack what it should have.
+    pub async fn stop(self: &Arc<Self>) -> bool {
         self.begin_stop();
+        self.raft.stop(self).await;
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         let drain = std::time::Duration::from_millis(self.settings.drain_timeout_ms);
         let ended = tokio::time::timeout(drain, async { while tasks.join_next().await.is_some() {} }).await;
@@ -190,5 +202,6 @@ impl Node {
         if closed.is_err() {
             tracing::error!("closing the local log panicked; the next start recovers it");
         }
+        ended.is_ok() && closed.unwrap_or(false)
     }
 }

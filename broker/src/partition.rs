@@ -13,6 +13,8 @@ mod ack;
 pub mod assign;
 pub mod follow;
 pub mod open;
+mod propose;
+mod raft;
 pub mod registry;
 mod replicate;
 mod serve;
@@ -21,7 +23,7 @@ mod tests;
 mod upkeep;
 mod waiters;
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use highwater_log::PartitionLog;
@@ -31,6 +33,9 @@ use highwater_wire::ProduceRules;
 use tokio::sync::watch;
 
 pub use ack::{AckFailure, AckWait};
+pub use propose::Proposal;
+pub(crate) use raft::GroupPort;
+pub use raft::RaftTerms;
 pub use replicate::NewsListener;
 pub use serve::{AppendRefusal, Appended, Found, LocalRead, Look, ReadRefusal};
 pub use upkeep::{LocalUse, SealTask};
@@ -51,6 +56,8 @@ pub struct Terms {
     /// Who leads, if anybody does.
     pub leader: Option<NodeId>,
     pub is_leader: bool,
+    /// The Raft group that replicates the partition; then it says who leads.
+    pub raft: Option<RaftTerms>,
 }
 
 impl Terms {
@@ -62,6 +69,7 @@ impl Terms {
             leader_epoch: assignment.leader_epoch,
             leader: assignment.leader,
             is_leader: assignment.leader == Some(node_id),
+            raft: None,
         }
     }
 
@@ -91,6 +99,8 @@ struct Inner {
     unflushed_since_ms: i64,
     /// Where sealing found damaged data, in words; sealing has stopped there.
     seal_alarm: Option<Arc<str>>,
+    /// Leader epoch and leader that the control plane has on record of a partition that a group replicates.
+    recorded: Option<(LeaderEpoch, Option<NodeId>)>,
 }
 
 impl Inner {
@@ -131,6 +141,10 @@ pub struct Partition {
     pub(crate) is_flush_queued: AtomicBool,
     pub(crate) is_sealed_flush_queued: AtomicBool,
     pub(crate) is_offload_queued: AtomicBool,
+    /// Bytes that clients have written and read here.
+    traffic: AtomicU64,
+    /// Copy of what the log says, to be read without the lock.
+    has_lost: AtomicBool,
     offload_trouble: Mutex<OffloadTrouble>,
 }
 
@@ -150,6 +164,7 @@ impl Partition {
         let mut replica = ReplicaLog::new(node_id, log, tier_end(&manifest));
         let assigned = replica.set_assignment(now_ms, assignment);
         let proposal = assigned.moves.propose;
+        let has_lost = replica.has_lost();
         let partition = Partition {
             tp,
             topic,
@@ -163,6 +178,7 @@ impl Partition {
                 unflushed_records: 0,
                 unflushed_since_ms: 0,
                 seal_alarm: None,
+                recorded: None,
             }),
             waiters: Waiters::default(),
             listeners: Listeners::default(),
@@ -172,6 +188,8 @@ impl Partition {
             is_flush_queued: AtomicBool::new(false),
             is_sealed_flush_queued: AtomicBool::new(false),
             is_offload_queued: AtomicBool::new(false),
+            traffic: AtomicU64::new(0),
+            has_lost: AtomicBool::new(has_lost),
             offload_trouble: Mutex::default(),
         };
         partition.check_bounds(&mut partition.lock_any());
@@ -196,6 +214,20 @@ impl Partition {
         self.high_watermark.load(Ordering::SeqCst)
     }
 
+    /// Bytes that clients have written and read here since it was opened.
+    pub fn traffic(&self) -> u64 {
+        self.traffic.load(Ordering::Relaxed)
+    }
+
+    /// Part of what was durable here is damaged or gone. Cheap: no lock.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.has_lost.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_traffic(&self, bytes: usize) {
+        self.traffic.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     pub fn manifest(&self) -> Arc<Manifest> {
         self.lock_any().manifest.clone()
     }
@@ -216,7 +248,7 @@ impl Partition {
         let local_start = inner.log().local_start().max(log_start);
         // A follower may have begun where its leader's manifest ends, before it has heard of that manifest.
         let tiered_end = match inner.replica.role() {
-            Role::Leader => inner.manifest.tiered_end,
+            Role::Leader if inner.recorded.is_none() => inner.manifest.tiered_end,
             _ => inner.manifest.tiered_end.max(local_start),
         };
         OffsetBounds {

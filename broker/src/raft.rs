@@ -13,9 +13,11 @@
 //! A group at rest sends nothing and sets no timer: nodes are known to live or not, groups follow from that.
 //! Decisions and why: docs/adr/0014. Invariants: 2 to 7, 12, 16, 18, 19.
 
+mod drive;
 mod group;
 mod grpc;
 mod host;
+mod kept;
 mod machine;
 mod message;
 mod network;
@@ -31,13 +33,18 @@ mod wire;
 
 use highwater_model::Offset;
 
-pub use group::{Appended, ProposeRefusal, RaftGroup, Role};
+#[doc(hidden)]
+pub use drive::{DrivenStore, side_entry};
+pub use group::{Appended, Leadership, ProposeRefusal, RaftGroup, Role};
 pub use grpc::{GrpcTransport, PeerAddresses, RaftService};
 pub use host::RaftHost;
+pub use kept::{forget, keep_group, kept_of};
 pub use message::{Answer, AppendAnswer, PreVote, Request, Route, Transport, Unreached};
 pub use port::{LeadershipPort, PartitionPort, TierPoint};
 pub use store::{Beginning, Store};
 pub use sync_queue::SyncQueue;
+#[doc(hidden)]
+pub use types::{Body, Placed, Stored};
 
 use crate::core::raft_side::SideError;
 

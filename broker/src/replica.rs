@@ -25,8 +25,8 @@ use highwater_model::{LeaderEpoch, NodeId, Offset};
 use highwater_wire::batch::BatchHeader;
 
 use crate::core::replica::{
-    AckState, AckTicket, Assigned, Assignment, Ends, IsrOutcome, IsrProposal, LeaderRefusal, Moves, Replica,
-    Role,
+    AckState, AckTicket, Assigned, Assignment, Ends, GroupRole, HandOver, IsrOutcome, IsrProposal,
+    LeaderRefusal, Moves, Replica, Role,
 };
 
 mod fetch;
@@ -208,6 +208,37 @@ impl ReplicaLog {
         })
     }
 
+    /// From now on a Raft group says what this node is to the partition, and writes the log.
+    pub fn follow_group(&mut self, role: GroupRole) {
+        self.replica.follow_group(role);
+    }
+
+    /// The group has ended; the next assignment counts again.
+    pub fn leave_group(&mut self) {
+        self.replica.leave_group();
+    }
+
+    /// The group has committed everything below `end`.
+    pub fn group_committed(&mut self, end: Offset) -> Moves {
+        self.replica.group_committed(end, self.log.log_end())
+    }
+
+    /// The group has written to the log: it may have begun anew, or have lost what was never committed.
+    pub fn group_wrote(&mut self) {
+        self.replica.group_moved_log(self.log.local_start(), self.log.log_end());
+    }
+
+    /// Whether this node, while it leads, takes no more batches because a group is about to take over.
+    pub fn set_frozen(&mut self, is_frozen: bool) {
+        self.replica.set_frozen(is_frozen);
+    }
+
+    /// What a group may begin with, once there is such.
+    pub fn hand_over(&self) -> Option<HandOver> {
+        let log_end = self.log.log_end();
+        self.replica.hand_over(Ends { log_end, flushed_end: self.log.flushed_end().min(log_end) })
+    }
+
     /// What became of a batch whose acknowledgement waits.
     pub fn ack(&self, ticket: &AckTicket) -> AckState {
         if !self.guards.epoch_fence {
@@ -223,8 +254,17 @@ impl ReplicaLog {
         self.replica.flushed(now_ms, self.ends())
     }
 
+    /// Part of what was durable here is damaged or gone. Such a log takes no appends; as a leader's it serves
+    /// no followers and changes no in-sync set, so that whoever has more keeps it and may lead instead.
+    pub fn has_lost(&self) -> bool {
+        self.log.damaged_below().is_some()
+    }
+
     /// What time alone makes due on a leader; see [`Replica::tick`].
     pub fn tick(&mut self, now_ms: i64) -> Moves {
+        if self.has_lost() {
+            return Moves::default();
+        }
         self.replica.tick(now_ms, self.ends())
     }
 

@@ -10,10 +10,12 @@
 
 mod follower;
 mod leader;
+mod throttle;
 mod wire;
 
 pub use follower::run;
 pub use leader::ReplicationService;
+pub use throttle::Throttle;
 
 /// Messages and the service of `proto/highwater/v1/replication.proto`, generated.
 pub mod proto {

@@ -8,12 +8,13 @@
 
 mod bucket;
 mod doors;
+mod report;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use highwater_coordinator::core::{BrokerRegistration, BrokerReport, ClusterState, PartitionReport};
+use highwater_coordinator::core::{BrokerRegistration, BrokerReport};
 use highwater_coordinator::{
     ControlDoor, Coordinator, CoordinatorSettings, SessionHandle, StartError as CoordinatorError, WriteError,
 };
@@ -33,13 +34,9 @@ use crate::bucket_mark::MarkError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::metrics::Metrics;
 use crate::node::{Node, NodeError, NodeParts};
-use crate::partition::Partition;
 use crate::settings::{Address, Settings};
 use crate::slot::Slot;
 use crate::tier::Tier;
-
-/// How often what a broker reports of itself is looked up.
-const REPORT_REFRESH: Duration = Duration::from_secs(30);
 
 /// Why a node could not start, or stopped by itself. One line with what to do.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +168,7 @@ impl Starting {
             Ok(up) => {
                 match (&up.broker, is_broker) {
                     (Some(broker), _) => slot.fill(broker.node.clone()),
-                    (None, _) => slot.seat(),
+                    (None, _) => slot.seat(up.coordinator.clone()),
                 }
                 Ok(up)
             }
@@ -211,7 +208,16 @@ impl Starting {
             clean_stop_of: self.data_dir.take_clean_stop()?,
         };
         let (reports, told) = watch::channel(BrokerReport::default());
-        let session = coordinator.start_session(registration, told).await.map_err(ServeError::Register)?;
+        let session = match coordinator.start_session(registration, told).await {
+            Ok(session) => session,
+            Err(e) => {
+                // Another process may be this node: then nothing here is.
+                if is_first_start {
+                    self.data_dir.unclaim();
+                }
+                return Err(ServeError::Register(e));
+            }
+        };
         let tier = Tier::new(&self.settings, store, names, &coordinator).map_err(NodeError::Thread)?;
         let settings = self.settings;
         let parts =
@@ -223,7 +229,7 @@ impl Starting {
         let (n, listener) = (node.clone(), self.kafka);
         let mut clients = JoinSet::new();
         clients.spawn(async move { n.serve(listener).await });
-        clients.spawn(report(node.clone(), reports));
+        clients.spawn(report::run(node.clone(), reports));
         let broker = Some(Broker { node, session, clients });
         Ok(Up { coordinator, data_dir: self.data_dir, node_id, broker })
     }
@@ -248,39 +254,6 @@ impl Starting {
         }
         address.to_string()
     }
-}
-
-/// Tells the control plane now and then how much this broker carries; ends with the node.
-async fn report(node: Arc<Node>, reports: watch::Sender<BrokerReport>) {
-    let mut stop = node.stopping();
-    loop {
-        let now = report_of(&node);
-        reports.send_if_modified(|known| {
-            let is_news = *known != now;
-            *known = now;
-            is_news
-        });
-        let wait = tokio::time::timeout(REPORT_REFRESH, stop.wait_for(|stopping| *stopping));
-        if wait.await.is_ok() {
-            return;
-        }
-    }
-}
-
-fn report_of(node: &Node) -> BrokerReport {
-    let own = node.settings.node_id;
-    let led = node.partitions.view();
-    let led = led.partitions().filter(|partition| {
-        let leader = |state: &ClusterState| state.partition(partition.tp).and_then(|p| p.leader);
-        node.coordinator.with_state(leader) == Some(own)
-    });
-    let partition = |partition: &Arc<Partition>| PartitionReport {
-        tp: partition.tp,
-        log_end: partition.bounds().map_or(0, |bounds| bounds.log_end),
-        local_bytes: partition.local_use().bytes,
-        bytes_per_s: 0,
-    };
-    BrokerReport { partitions: led.map(partition).collect(), ..BrokerReport::default() }
 }
 
 /// A node that serves.
@@ -331,8 +304,9 @@ impl Up {
             // Or it would take the stop for a lapse, and register again.
             broker.session.end();
             hand_over(&self.coordinator, self.node_id, epoch).await;
-            broker.drain().await;
-            if let Err(e) = self.data_dir.leave_clean_stop(epoch) {
+            if !broker.drain().await {
+                tracing::warn!("the next start catches up as after a crash");
+            } else if let Err(e) = self.data_dir.leave_clean_stop(epoch) {
                 tracing::warn!("{e}; the next start catches up as after a crash");
             }
         }
@@ -360,8 +334,16 @@ async fn hand_over(coordinator: &Coordinator, node_id: NodeId, epoch: u64) {
 }
 
 impl Broker {
-    /// Ends the clients' door and then the node, within the drain time each.
-    async fn drain(&mut self) {
+    /// Ends the clients' door and then the node, within the drain time each. Whether nothing was cut and
+    /// every log was closed clean.
+    async fn drain(&mut self) -> bool {
+        // First, so that others are elected while requests drain.
+        self.node.raft.stop(&self.node).await;
+        // Who waits for an acknowledgement hears that another leads now, and not only when the time is up: once
+        // the node stops, nobody here follows the metadata.
+        if let Err(e) = self.node.follow_topics().await {
+            tracing::warn!("partitions do not follow the hand-over: {e}");
+        }
         self.node.begin_stop();
         let wait = Duration::from_millis(self.node.settings.drain_timeout_ms);
         let ended = async { while self.clients.join_next().await.is_some() {} };
@@ -369,7 +351,7 @@ impl Broker {
             tracing::warn!("some requests did not end in time and were cut");
             self.clients.shutdown().await;
         }
-        self.node.stop().await;
+        self.node.stop().await
     }
 }
 

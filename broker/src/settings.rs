@@ -197,6 +197,8 @@ settings! {
         "Age of the oldest sealed segment not yet in the tier, up to which they make way.";
     replica_lag_time_max_ms: u64 = parse::millis, "10s",
         "A follower that has not reached its leader's end for so long leaves the in-sync set (Kafka's replica.lag.time.max.ms).";
+    move_bytes_per_second: u64 = parse::bytes_or_zero, "100MiB",
+        "Most bytes per second that this node sends, and takes, for replicas that a move adds; 0 means no limit. Kafka's throttled rates come on top.";
     retention_check_ms: u64 = parse::millis, "30s",
         "How often retention is checked.";
     drain_timeout_ms: u64 = parse::millis, "10s",

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use highwater_coordinator::Coordinator;
+
 use crate::node::Node;
 use crate::status;
 
@@ -10,8 +12,8 @@ use crate::status;
 #[derive(Clone, Default)]
 pub struct Slot {
     node: Arc<OnceLock<Arc<Node>>>,
-    /// A coordinator without the role of a broker is up.
-    is_seated: Arc<AtomicBool>,
+    /// The coordinator of a process that is no broker, once it is up.
+    seated: Arc<OnceLock<Coordinator>>,
     is_stopping: Arc<AtomicBool>,
 }
 
@@ -33,8 +35,13 @@ impl Slot {
     }
 
     /// This process is a coordinator alone, and is up.
-    pub fn seat(&self) {
-        self.is_seated.store(true, Ordering::Release);
+    pub fn seat(&self, coordinator: Coordinator) {
+        let _ = self.seated.set(coordinator);
+    }
+
+    /// The coordinator of a process that is no broker.
+    pub fn seated(&self) -> Option<&Coordinator> {
+        self.seated.get()
     }
 
     pub fn begin_stop(&self) {
@@ -48,7 +55,7 @@ impl Slot {
         }
         match self.get() {
             Some(node) => status::not_ready(node),
-            None if self.is_seated.load(Ordering::Acquire) => None,
+            None if self.seated().is_some() => None,
             None => Some("the node is starting"),
         }
     }

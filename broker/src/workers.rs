@@ -4,11 +4,13 @@
 //! `core` decide. An idle node wakes once per `WORKER_TICK_MS`. Must not hold a partition's lock while
 //! waiting (invariant 7), nor let a slow bucket delay anything but the tier (invariant 15).
 
+mod damage;
 pub mod disk;
 pub mod flush;
 pub mod isr;
 pub mod offload;
 pub mod pace;
+pub mod raft;
 pub mod retention;
 pub mod sweep;
 mod tick;
@@ -30,6 +32,8 @@ pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(pace::run(node.clone()));
     tasks.spawn(isr::run(node.clone()));
     tasks.spawn(crate::replication::run(node.clone()));
+    tasks.spawn(raft::run(node.clone()));
+    tasks.spawn(raft_host(node.clone()));
     for _ in 0..node.settings.offload_concurrency.max(1) {
         tasks.spawn(offload::run(node.clone()));
     }
@@ -39,6 +43,15 @@ pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
 async fn pause(node: &Node, pause: Duration) -> bool {
     let mut stop = node.stopping();
     tokio::time::timeout(pause, stop.wait_for(|stopping| *stopping)).await.is_err()
+}
+
+/// Looks after the other nodes of groups, and elections, until the node stops.
+async fn raft_host(node: Arc<Node>) {
+    let mut stop = node.stopping();
+    tokio::select! {
+        () = node.raft.host.clone().run() => {}
+        _ = stop.wait_for(|stopping| *stopping) => {}
+    }
 }
 
 /// Writes changed manifests to the bucket until the node stops.

@@ -10,6 +10,7 @@ mod it {
     mod fetch;
     mod offsets;
     mod produce;
+    mod raft;
     mod restart;
     mod rot;
     mod tier;

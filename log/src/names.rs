@@ -7,6 +7,7 @@ pub(crate) const MARKS: &str = "marks";
 /// Raft's side files, which the layer above keeps in the same directory.
 pub(crate) const RAFT: &str = "raft";
 pub(crate) const RAFT_BEGINNING: &str = "raft.beginning";
+pub(crate) const RAFT_GROUP: &str = "raft.group";
 const DIGITS: usize = 20;
 
 pub(crate) fn log(start: Offset) -> String {
@@ -47,13 +48,14 @@ pub(crate) fn parse(name: &str) -> Named {
     match name {
         CHECKPOINT => return Named::Checkpoint,
         MARKS => return Named::Marks,
-        RAFT | RAFT_BEGINNING => return Named::Neighbour,
+        RAFT | RAFT_BEGINNING | RAFT_GROUP => return Named::Neighbour,
         _ => {}
     }
     let Some((stem, suffix)) = name.split_once('.') else {
         return Named::Unknown;
     };
-    if name.strip_suffix(".tmp").is_some_and(|name| [CHECKPOINT, RAFT, RAFT_BEGINNING].contains(&name)) {
+    let replaced = [CHECKPOINT, RAFT, RAFT_BEGINNING, RAFT_GROUP];
+    if name.strip_suffix(".tmp").is_some_and(|name| replaced.contains(&name)) {
         return Named::Garbage;
     }
     let Some(offset) = offset(stem) else {

@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 
 use super::CommandError;
 use super::connect::{GRPC_CALL_TIMEOUT, GrpcArgs, Output, connect};
+use super::coordinators;
 use super::output;
 use crate::grpc::proto::{
     ClusterDrainRequest, ClusterMoveRequest, ClusterStatusRequest, ClusterStatusResponse,
@@ -19,6 +20,9 @@ pub enum ClusterCommand {
     Move(MoveArgs),
     /// Have a broker give its replicas away and get no new ones.
     Drain(DrainArgs),
+    /// Show the coordinators, or change who they are.
+    #[command(subcommand)]
+    Coordinators(coordinators::CoordinatorsCommand),
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +65,7 @@ pub async fn run(command: ClusterCommand) -> Result<(), CommandError> {
             let answer = client.cluster_status(ClusterStatusRequest {}).await;
             show(&args.grpc, &answer.map_err(|e| failed(&args.grpc, &e))?.into_inner())
         }
+        ClusterCommand::Coordinators(command) => coordinators::run(command).await,
         ClusterCommand::Move(args) => {
             let mut client = connect(&args.grpc, GRPC_CALL_TIMEOUT).await?;
             let request = ClusterMoveRequest {
@@ -125,6 +130,7 @@ fn show(args: &GrpcArgs, status: &ClusterStatusResponse) -> Result<(), CommandEr
             "under_min_isr": status.under_min_isr, "leaderless": status.leaderless, "moving": status.moving,
             "leader_imbalance_percent": status.leader_imbalance_percent,
             "replica_imbalance_percent": status.replica_imbalance_percent,
+            "raft": status.raft, "switching": status.switching,
         }));
     }
     let row = |name: &str, value: String| vec![name.to_owned(), value];
@@ -141,6 +147,8 @@ fn show(args: &GrpcArgs, status: &ClusterStatusResponse) -> Result<(), CommandEr
         row("below min.insync.replicas", status.under_min_isr.to_string()),
         row("without a leader", status.leaderless.to_string()),
         row("moving", status.moving.to_string()),
+        row("replicated by raft", status.raft.to_string()),
+        row("changing to or from raft", status.switching.to_string()),
         row("leaders uneven by", format!("{} %", status.leader_imbalance_percent)),
         row("replicas uneven by", format!("{} %", status.replica_imbalance_percent)),
     ];

@@ -51,17 +51,21 @@ pub struct GrpcArgs {
 
 /// A connection to a node's gRPC door.
 pub async fn connect(args: &GrpcArgs, timeout: Duration) -> Result<AdminClient<Channel>, CommandError> {
+    Ok(AdminClient::new(channel(args, timeout).await?))
+}
+
+/// The same for any service behind it.
+pub async fn channel(args: &GrpcArgs, timeout: Duration) -> Result<Channel, CommandError> {
     let address = &args.grpc;
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| CommandError::Failed(format!("{address:?} is no address; give --grpc HOST:PORT")))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(timeout);
-    let channel = endpoint.connect().await.map_err(|error| {
+    endpoint.connect().await.map_err(|error| {
         let reason = innermost(&error);
         CommandError::Failed(format!(
             "cannot connect to {address}: {reason}; is a node running there? (--grpc HOST:PORT)"
         ))
-    })?;
-    Ok(AdminClient::new(channel))
+    })
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {

@@ -40,6 +40,11 @@ impl Peers {
         is_new
     }
 
+    /// The start of a node's process that is heard now.
+    pub fn boot(&self, now_ms: i64, node: NodeId) -> Option<u64> {
+        self.heard.get(&node).filter(|_| self.is_alive(now_ms, node)).map(|heard| heard.boot)
+    }
+
     /// A node's connection broke, or it cannot be reached.
     pub fn lost(&mut self, node: NodeId) {
         if let Some(heard) = self.heard.get_mut(&node) {

@@ -16,10 +16,12 @@ use std::collections::BTreeMap;
 
 use highwater_model::{LeaderEpoch, NodeId, Offset};
 
+mod group;
 mod leader;
 #[cfg(test)]
 mod tests;
 
+pub use group::{GroupRole, HandOver};
 use leader::Leader;
 
 /// One replica as the control plane knows it.
@@ -186,6 +188,10 @@ pub struct Replica {
     terms: Option<Assignment>,
     /// While this node leads.
     leader: Option<Leader>,
+    /// While a Raft group replicates the partition.
+    group: Option<GroupRole>,
+    /// It leads and takes no batches.
+    is_frozen: bool,
 }
 
 impl Replica {
@@ -193,7 +199,7 @@ impl Replica {
     /// log's end.
     pub fn new(node_id: NodeId, high_watermark: Offset) -> Replica {
         assert!(high_watermark >= 0);
-        Replica { node_id, high_watermark, terms: None, leader: None }
+        Replica { node_id, high_watermark, terms: None, leader: None, group: None, is_frozen: false }
     }
 
     pub fn node_id(&self) -> NodeId {
@@ -211,10 +217,16 @@ impl Replica {
 
     /// -1 before the first assignment.
     pub fn leader_epoch(&self) -> LeaderEpoch {
+        if let Some(group) = &self.group {
+            return group.term;
+        }
         self.terms.as_ref().map_or(-1, |terms| terms.leader_epoch)
     }
 
     pub fn role(&self) -> Role {
+        if let Some(group) = &self.group {
+            return if group.leads { Role::Leader } else { Role::Follower(group.leader) };
+        }
         match &self.terms {
             _ if self.leader.is_some() => Role::Leader,
             Some(terms) if terms.replicas.iter().any(|m| m.node_id == self.node_id) => {
@@ -248,6 +260,7 @@ impl Replica {
     pub fn assign(&mut self, now_ms: i64, given: &Assignment, ends: Ends) -> Assigned {
         assert!(given.leader_epoch >= 0 && given.partition_epoch >= 0);
         assert!(self.high_watermark <= ends.log_end, "what is committed is in the log");
+        assert!(self.group.is_none(), "a group is left first");
         let known = self.terms.as_ref();
         let is_old = known.is_some_and(|known| {
             given == known
@@ -282,6 +295,9 @@ impl Replica {
         let (Some(leader), Some(terms)) = (&self.leader, &self.terms) else {
             return Err(LeaderRefusal::NotLeader);
         };
+        if self.is_frozen {
+            return Err(LeaderRefusal::NotLeader);
+        }
         let (isr, min_isr) = (leader.isr().len(), terms.min_isr_effective());
         if needs_all && isr < min_isr {
             return Err(LeaderRefusal::NotEnoughReplicas { isr, min_isr });

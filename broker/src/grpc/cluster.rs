@@ -6,6 +6,7 @@ use std::time::Duration;
 use highwater_coordinator::core::{Broker, ClusterState};
 use highwater_coordinator::{Coordinator, WriteError};
 use highwater_model::limits::MOVES_PER_REQUEST_MAX;
+use highwater_model::topic_config::Replication;
 use highwater_model::{NodeId, TopicPartition};
 use tonic::Status;
 
@@ -37,6 +38,7 @@ pub(super) fn status(state: &ClusterState, node_id: NodeId, leader: Option<NodeI
     };
     for topic in state.topics.values() {
         let min_isr = usize::try_from(topic.config.min_insync_replicas).unwrap_or(1);
+        let wants_raft = topic.config.replication == Replication::Raft;
         for partition in &topic.partitions {
             for node in &partition.replicas {
                 let held = holds.entry(*node).or_default();
@@ -47,6 +49,8 @@ pub(super) fn status(state: &ClusterState, node_id: NodeId, leader: Option<NodeI
                 holds.entry(leader).or_default().leaders += 1;
             }
             let min_isr = min_isr.min(partition.replicas.len());
+            answer.raft += u32::from(partition.raft.is_some());
+            answer.switching += u32::from(partition.raft.is_some() != wants_raft);
             answer.leaderless += u32::from(partition.leader.is_none());
             answer.under_replicated += u32::from(partition.isr.len() < partition.replicas.len());
             answer.under_min_isr += u32::from(partition.isr.len() < min_isr);

@@ -13,8 +13,10 @@ use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::{BrokerId, TopicName};
 use highwater_wire::kafka::protocol::StrBytes;
 
+use super::topics::leader_of;
 use crate::metrics::RefusedKind;
 use crate::node::Node;
+use crate::partition::registry::View;
 
 /// Topics that belong to the protocol itself (Kafka's `Topic.INTERNAL_TOPICS`).
 const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
@@ -81,16 +83,23 @@ pub struct PartitionView {
 }
 
 impl PartitionView {
-    pub fn new(state: &ClusterState, partition: &Partition) -> PartitionView {
+    /// `tp`: the partition, whose Raft group may know more of its leader than the record.
+    pub fn new(
+        state: &ClusterState,
+        view: &View,
+        tp: TopicPartition,
+        partition: &Partition,
+    ) -> PartitionView {
+        let (leader, leader_epoch) = leader_of(view, tp, partition);
         let ids = |nodes: &[NodeId]| nodes.iter().copied().map(broker_id).collect::<Vec<_>>();
-        let leader = partition.leader.map_or(BrokerId(-1), broker_id);
+        let leader = leader.map_or(BrokerId(-1), broker_id);
         let error = if leader.0 < 0 { ResponseError::LeaderNotAvailable.code() } else { 0 };
         let is_alive = |node: &&NodeId| state.brokers.get(node).is_some_and(|broker| !broker.is_fenced);
         let offline = partition.replicas.iter().filter(|node| !is_alive(node));
         PartitionView {
             error_code: error,
             leader,
-            leader_epoch: partition.leader_epoch,
+            leader_epoch,
             replicas: ids(&partition.replicas),
             in_sync: ids(&partition.isr),
             offline: offline.copied().map(broker_id).collect(),

@@ -1,5 +1,5 @@
 //! AlterConfigs v0 to v2 (the old way: what is not named returns to its default), and what it shares with
-//! IncrementalAlterConfigs. Only topics have settings that can be altered; a broker's are flags of `serve`.
+//! IncrementalAlterConfigs. Only topics have settings that can be replaced as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +53,8 @@ pub fn altered_topic(state: &ClusterState, resource_type: i8, name: &str) -> Res
     match resource_type {
         TOPIC => {}
         BROKER => {
-            let text = "A broker's settings are flags of `highwater serve`; restart it with other ones.";
+            let text = "A broker's settings are flags of `highwater serve`; what can change while it runs is \
+                        altered one by one (IncrementalAlterConfigs).";
             return Err(Denied::new(ResponseError::InvalidRequest, text));
         }
         other => {

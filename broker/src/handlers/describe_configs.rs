@@ -1,10 +1,11 @@
-//! DescribeConfigs v1 to v4: settings of topics, and of this broker (read-only: they are flags of `serve`).
+//! DescribeConfigs v1 to v4: settings of topics, and of this broker: flags of `serve`, which are read-only,
+//! and what the control plane keeps.
 
 use std::sync::Arc;
 
-use highwater_coordinator::core::{ClusterState, Topic};
+use highwater_coordinator::core::{BROKER_CONFIGS, BrokerConfigs, ClusterState, Topic};
 use highwater_model::topic_config::{CONFIG_DEFS, ConfigDef, ConfigKind};
-use highwater_model::{limits, topic_name};
+use highwater_model::{NodeId, limits, topic_name};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::create_topics_response::CreatableTopicConfigs;
 use highwater_wire::kafka::messages::describe_configs_request::DescribeConfigsResource;
@@ -22,6 +23,8 @@ pub const BROKER: i8 = 4;
 
 /// Where a value comes from (KIP-226).
 const TOPIC_SOURCE: i8 = 1;
+const DYNAMIC_BROKER_SOURCE: i8 = 2;
+const DYNAMIC_DEFAULT_BROKER_SOURCE: i8 = 3;
 const STATIC_BROKER_SOURCE: i8 = 4;
 const DEFAULT_SOURCE: i8 = 5;
 
@@ -38,7 +41,7 @@ pub async fn handle(
                 Err(Denied::new(ResponseError::PolicyViolation, "Too many resources in one request."))
             }
             TOPIC => topic_configs(&state, &resource, asked),
-            BROKER => broker_configs(&node.settings, &resource, asked),
+            BROKER => broker_configs(&node.settings, &state.broker_configs, &resource, asked),
             other => {
                 Err(Denied::new(ResponseError::InvalidRequest, format!("Unsupported resource type: {other}")))
             }
@@ -123,31 +126,38 @@ struct BrokerConfig {
     value: String,
     kind: ConfigKind,
     is_default: bool,
+    /// Where the value was set while brokers ran, if it was.
+    altered: Option<i8>,
+    is_read_only: bool,
     documentation: &'static str,
 }
 
 fn broker_configs(
     settings: &Settings,
+    kept: &BrokerConfigs,
     resource: &DescribeConfigsResource,
     asked: Asked,
 ) -> Result<Vec<DescribeConfigsResourceResult>, Denied> {
     let name = resource.resource_name.as_str();
     if name.is_empty() {
-        // The settings of all brokers together: nothing is kept there.
-        return Ok(Vec::new());
+        // What was set for all brokers together.
+        let set = kept_configs(kept, None).into_iter().filter(|config| config.altered.is_some());
+        return Ok(set.filter(|c| wants(resource, c.name)).map(|c| broker_config(&c, asked)).collect());
     }
     if name != settings.node_id.to_string() {
         let own = settings.node_id;
         let text = format!("Unexpected broker id, expected {own} or empty string, but received {name}");
         return Err(Denied::new(ResponseError::InvalidRequest, text));
     }
-    let configs = all_broker_configs(settings);
+    let mut configs = all_broker_configs(settings);
+    configs.extend(kept_configs(kept, Some(settings.node_id)));
     let wanted = configs.iter().filter(|config| wants(resource, config.name));
     Ok(wanted.map(|config| broker_config(config, asked)).collect())
 }
 
 fn broker_config(config: &BrokerConfig, asked: Asked) -> DescribeConfigsResourceResult {
-    let source = if config.is_default { DEFAULT_SOURCE } else { STATIC_BROKER_SOURCE };
+    let given = if config.is_default { DEFAULT_SOURCE } else { STATIC_BROKER_SOURCE };
+    let source = config.altered.unwrap_or(given);
     let value = Some(admin::text(&config.value));
     let synonym = DescribeConfigsSynonym::default()
         .with_name(admin::text(config.name))
@@ -156,7 +166,7 @@ fn broker_config(config: &BrokerConfig, asked: Asked) -> DescribeConfigsResource
     DescribeConfigsResourceResult::default()
         .with_name(admin::text(config.name))
         .with_value(value)
-        .with_read_only(true)
+        .with_read_only(config.is_read_only)
         .with_config_source(source)
         .with_synonyms(if asked.synonyms { vec![synonym] } else { Vec::new() })
         .with_config_type(config.kind as i8)
@@ -186,7 +196,21 @@ fn row(
     value: impl ToString,
     documentation: &'static str,
 ) -> BrokerConfig {
-    BrokerConfig { name, value: value.to_string(), kind, is_default: true, documentation }
+    let value = value.to_string();
+    BrokerConfig { name, value, kind, is_default: true, altered: None, is_read_only: true, documentation }
+}
+
+/// What the control plane keeps of brokers' settings, for one broker or for all.
+fn kept_configs(kept: &BrokerConfigs, node: Option<NodeId>) -> Vec<BrokerConfig> {
+    let entry = |(name, documentation): &(&'static str, &'static str)| {
+        let own = node.and_then(|node| kept.own(node, name)).map(|value| (value, DYNAMIC_BROKER_SOURCE));
+        let shared = || kept.all.get(*name).map(|value| (value.as_str(), DYNAMIC_DEFAULT_BROKER_SOURCE));
+        let found = own.or_else(shared);
+        let altered = found.map(|(_, source)| source);
+        let value = found.map_or_else(|| i64::MAX.to_string(), |(value, _)| value.to_owned());
+        BrokerConfig { altered, is_read_only: false, ..row(*name, ConfigKind::Long, value, *documentation) }
+    };
+    BROKER_CONFIGS.iter().map(entry).collect()
 }
 
 /// What of `settings` has a name in Kafka.
@@ -202,7 +226,12 @@ fn own_configs(settings: &Settings) -> Vec<BrokerConfig> {
         row("log.dirs", String, log_dir.display(), "Directory of the local log."),
         row("auto.create.topics.enable", Boolean, auto_create, "Whether asking for a topic creates it."),
         row("num.partitions", Int, partitions, "Partitions of a topic that is created without a count."),
-        row("default.replication.factor", Int, 1, "Replicas of a topic by default."),
+        row(
+            "default.replication.factor",
+            Int,
+            settings.default_replication_factor,
+            "Replicas of a topic by default.",
+        ),
         row("fetch.max.bytes", Int, fetch_bytes, "Most bytes of records in one answer to a fetch."),
         row("connections.max.idle.ms", Long, idle_ms, "A connection silent for this long is closed."),
         row("socket.request.max.bytes", Int, limits::REQUEST_BYTES_MAX, "Largest request."),

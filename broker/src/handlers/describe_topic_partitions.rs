@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use highwater_coordinator::core::{ClusterState, Topic};
-use highwater_model::{limits, topic_name};
+use highwater_model::{TopicPartition, limits, topic_name};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
@@ -13,17 +13,19 @@ use highwater_wire::kafka::messages::{DescribeTopicPartitionsRequest, DescribeTo
 
 use super::admin::{self, PartitionView};
 use crate::node::Node;
+use crate::partition::registry::View;
 
 pub async fn handle(
     node: &Arc<Node>,
     _version: i16,
     request: DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
-    respond(&node.coordinator.state(), &request)
+    respond(&node.coordinator.state(), &node.partitions.view(), &request)
 }
 
 fn respond(
     state: &ClusterState,
+    view: &View,
     request: &DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
     let limit = usize::try_from(request.response_partition_limit).unwrap_or(0);
@@ -48,7 +50,7 @@ fn respond(
         };
         let start = if *name == from_name { from_partition.min(topic.partitions.len()) } else { 0 };
         let end = topic.partitions.len().min(start + room);
-        topics.push(part(state, topic, start, end));
+        topics.push(part(state, view, topic, start, end));
         if end < topic.partitions.len() {
             return page(topics, Some((name, end)));
         }
@@ -80,12 +82,14 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
 
 fn part(
     state: &ClusterState,
+    known: &View,
     topic: &Topic,
     start: usize,
     end: usize,
 ) -> DescribeTopicPartitionsResponseTopic {
     let partitions = topic.partitions[start..end].iter().enumerate().map(|(i, partition)| {
-        let view = PartitionView::new(state, partition);
+        let tp = TopicPartition::new(topic.id, (start + i) as i32);
+        let view = PartitionView::new(state, known, tp, partition);
         DescribeTopicPartitionsResponsePartition::default()
             .with_error_code(view.error_code)
             .with_partition_index((start + i) as i32)

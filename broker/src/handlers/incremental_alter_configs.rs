@@ -1,10 +1,11 @@
 //! IncrementalAlterConfigs v0 and v1 (KIP-339): single settings set, returned to their default, or lists
-//! edited.
+//! edited; of topics, and of brokers what they can take while they run.
 
 use std::sync::Arc;
 
 use highwater_coordinator::ConfigChange;
 use highwater_coordinator::core::{ClusterState, ConfigOp, ConfigOpKind};
+use highwater_model::NodeId;
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
@@ -14,6 +15,7 @@ use highwater_wire::kafka::messages::{IncrementalAlterConfigsRequest, Incrementa
 
 use super::admin::{self, Denied};
 use super::alter_configs::{Asked, alter, altered_topic};
+use super::describe_configs::BROKER;
 use crate::node::Node;
 
 const SET: i8 = 0;
@@ -42,12 +44,29 @@ pub async fn handle(
 }
 
 fn change(state: &ClusterState, resource: &AlterConfigsResource) -> Result<ConfigChange, Denied> {
-    let topic_id = altered_topic(state, resource.resource_type, &resource.resource_name)?;
+    let altered = match resource.resource_type {
+        BROKER => Err(altered_broker(&resource.resource_name)?),
+        kind => Ok(altered_topic(state, kind, &resource.resource_name)?),
+    };
     if !admin::duplicates(resource.configs.iter().map(|config| &config.name)).is_empty() {
         return Err(Denied::new(ResponseError::InvalidRequest, "Error due to duplicate config keys"));
     }
     let ops: Result<Vec<ConfigOp>, Denied> = resource.configs.iter().map(op).collect();
-    Ok(ConfigChange::Alter { topic_id, ops: ops? })
+    let ops = ops?;
+    Ok(match altered {
+        Ok(topic_id) => ConfigChange::Alter { topic_id, ops },
+        Err(node_id) => ConfigChange::Broker { node_id, ops },
+    })
+}
+
+/// The broker whose settings a resource names; none stands for all of them.
+fn altered_broker(name: &str) -> Result<Option<NodeId>, Denied> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let id = name.parse::<u32>().ok().map(NodeId::from);
+    let refused = || Denied::new(ResponseError::InvalidRequest, format!("{name:?} is no broker id"));
+    id.map(Some).ok_or_else(refused)
 }
 
 fn op(config: &AlterableConfig) -> Result<ConfigOp, Denied> {
@@ -76,6 +95,15 @@ mod tests {
     use highwater_wire::kafka::protocol::StrBytes;
 
     use super::*;
+
+    #[test]
+    fn a_broker_is_named_by_its_id_and_all_of_them_by_nothing() {
+        assert_eq!(altered_broker("").map_err(|d| d.code), Ok(None));
+        assert_eq!(altered_broker("3").map_err(|d| d.code), Ok(Some(3)));
+        for name in ["-1", "one", " 1", "99999999999"] {
+            assert_eq!(altered_broker(name).map_err(|d| d.code), Err(42), "{name}");
+        }
+    }
 
     #[test]
     fn each_operation_is_read_and_others_are_refused() {

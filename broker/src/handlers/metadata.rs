@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use highwater_coordinator::core::{ClusterState, Topic};
-use highwater_model::{NodeId, limits, topic_name};
+use highwater_model::{NodeId, TopicPartition, limits, topic_name};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::metadata_request::MetadataRequestTopic;
 use highwater_wire::kafka::messages::metadata_response::{
@@ -15,6 +15,7 @@ use highwater_wire::kafka::messages::{MetadataRequest, MetadataResponse};
 use super::admin::{self, PartitionView};
 use super::create_topics;
 use crate::node::Node;
+use crate::partition::registry::View;
 
 /// Since then an absent list, not an empty one, means all topics.
 const NULL_IS_ALL_SINCE: i16 = 1;
@@ -29,7 +30,7 @@ pub async fn handle(node: &Arc<Node>, version: i16, request: MetadataRequest) ->
             create_topics::auto_create(node, missing).await;
         }
     }
-    respond(&node.coordinator.state(), own, version, &request)
+    respond(&node.coordinator.state(), &node.partitions.view(), own, version, &request)
 }
 
 /// Names asked for that could be created: legal, not there, not the protocol's own.
@@ -57,7 +58,13 @@ fn asked(version: i16, request: &MetadataRequest) -> Option<&[MetadataRequestTop
     (version >= NULL_IS_ALL_SINCE || !topics.is_empty()).then_some(topics)
 }
 
-fn respond(state: &ClusterState, own: NodeId, version: i16, request: &MetadataRequest) -> MetadataResponse {
+fn respond(
+    state: &ClusterState,
+    view: &View,
+    own: NodeId,
+    version: i16,
+    request: &MetadataRequest,
+) -> MetadataResponse {
     let brokers = state.brokers.values().filter(|broker| !broker.is_fenced).map(|broker| {
         MetadataResponseBroker::default()
             .with_node_id(admin::broker_id(broker.node_id))
@@ -66,12 +73,12 @@ fn respond(state: &ClusterState, own: NodeId, version: i16, request: &MetadataRe
             .with_rack(broker.rack.as_deref().map(admin::text))
     });
     let topics = match asked(version, request) {
-        None => state.topics_by_name().map(|topic| found(state, topic)).collect(),
+        None => state.topics_by_name().map(|topic| found(state, view, topic)).collect(),
         Some(asked) => {
             // Kafka answers each topic once, however often it is asked for.
             let mut seen = BTreeSet::new();
             let once = asked.iter().filter(|t| seen.insert((t.topic_id, t.name.as_deref())));
-            once.map(|topic| one(state, version, topic)).collect()
+            once.map(|topic| one(state, view, version, topic)).collect()
         }
     };
     MetadataResponse::default()
@@ -81,7 +88,12 @@ fn respond(state: &ClusterState, own: NodeId, version: i16, request: &MetadataRe
         .with_topics(topics)
 }
 
-fn one(state: &ClusterState, version: i16, asked: &MetadataRequestTopic) -> MetadataResponseTopic {
+fn one(
+    state: &ClusterState,
+    view: &View,
+    version: i16,
+    asked: &MetadataRequestTopic,
+) -> MetadataResponseTopic {
     let id = admin::topic_id(asked.topic_id);
     let failed = |error: ResponseError| {
         let name = match version < BY_ID_SINCE {
@@ -101,21 +113,22 @@ fn one(state: &ClusterState, version: i16, asked: &MetadataRequestTopic) -> Meta
     }
     match (id, asked.name.as_deref()) {
         (Some(id), _) => match state.topic(id) {
-            Some(topic) => found(state, topic),
+            Some(topic) => found(state, view, topic),
             None => failed(ResponseError::UnknownTopicId),
         },
         (None, None) => failed(ResponseError::InvalidRequest),
         (None, Some(name)) => match state.topic_by_name(name) {
-            Some(topic) => found(state, topic),
+            Some(topic) => found(state, view, topic),
             None if topic_name::validate(name).is_err() => failed(ResponseError::InvalidTopicException),
             None => failed(ResponseError::UnknownTopicOrPartition),
         },
     }
 }
 
-fn found(state: &ClusterState, topic: &Topic) -> MetadataResponseTopic {
+fn found(state: &ClusterState, known: &View, topic: &Topic) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().enumerate().map(|(number, partition)| {
-        let view = PartitionView::new(state, partition);
+        let tp = TopicPartition::new(topic.id, number as i32);
+        let view = PartitionView::new(state, known, tp, partition);
         MetadataResponsePartition::default()
             .with_error_code(view.error_code)
             .with_partition_index(number as i32)

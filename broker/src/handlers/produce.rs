@@ -29,7 +29,8 @@ use crate::metrics::RefusedKind;
 use crate::net::reply::{Answer, CloseReason, Reply};
 use crate::node::Node;
 use crate::partition::registry::Topic;
-use crate::partition::{AckFailure, AckWait, AppendRefusal, Appended, Partition};
+use crate::partition::{AckFailure, AckWait, AppendRefusal, Appended, Partition, Proposal};
+use crate::raft::ProposeRefusal;
 
 /// First version that names topics by id.
 const IDS_SINCE: i16 = 13;
@@ -48,10 +49,23 @@ thread_local! {
 
 /// An acknowledgement that waits.
 struct Waiting {
-    partition: Arc<Partition>,
-    wait: AckWait,
+    wait: Wait,
     topic: usize,
     index: usize,
+}
+
+/// What for.
+enum Wait {
+    /// Replicas in sync, or the disk.
+    Ack(Arc<Partition>, AckWait),
+    /// The partition's Raft group.
+    Group(Proposal),
+}
+
+/// A batch that was taken.
+enum Taken {
+    Appended(Arc<Partition>, Appended),
+    Proposed(Proposal),
 }
 
 /// A refused batch.
@@ -109,11 +123,16 @@ pub fn begin(call: Call<'_>) -> Answer {
             let index = partitions.len();
             let response = PartitionProduceResponse::default().with_index(partition.index);
             partitions.push(match produce_one(&context, topic, partition) {
-                Ok((partition, appended)) => {
+                Ok(Taken::Appended(partition, appended)) => {
                     if let Some(wait) = appended.waits {
-                        waits.push(Waiting { partition, wait, topic: topics.len(), index });
+                        let wait = Wait::Ack(partition, wait);
+                        waits.push(Waiting { wait, topic: topics.len(), index });
                     }
                     accepted(response, &appended)
+                }
+                Ok(Taken::Proposed(proposal)) => {
+                    waits.push(Waiting { wait: Wait::Group(proposal), topic: topics.len(), index });
+                    response
                 }
                 Err(refused) => refused_response(response, refused),
             });
@@ -140,7 +159,7 @@ fn produce_one(
     context: &Context<'_>,
     topic: Result<&Arc<Topic>, i16>,
     data: PartitionProduceData,
-) -> Result<(Arc<Partition>, Appended), Refused> {
+) -> Result<Taken, Refused> {
     let node = context.node;
     if let Some((code, message)) = context.refusal {
         return Err(Refused::told(code, message));
@@ -154,6 +173,11 @@ fn produce_one(
     if batch.header.is_transactional() {
         return Err(Refused::told(errors::INVALID_TXN_STATE, "transactions are not served yet"));
     }
+    if let Some(raft) = &terms.raft {
+        partition.note_traffic(batch.bytes.len());
+        let proposed = partition.propose(node, raft, &batch, context.acks == ACKS_ALL);
+        return proposed.map(Taken::Proposed).map_err(|e| refused_append(node, &e));
+    }
     let appended = partition
         .append(node, &batch, context.acks == ACKS_ALL, context.now_ms)
         .map_err(|e| refused_append(node, &e))?;
@@ -161,7 +185,7 @@ fn produce_one(
         node.metrics.produced_records.inc_by(u64::from(batch.header.record_count.unsigned_abs()));
         node.metrics.produced_bytes.inc_by(batch.bytes.len() as u64);
     }
-    Ok((partition.clone(), appended))
+    Ok(Taken::Appended(partition.clone(), appended))
 }
 
 /// Judges one batch. All compressed batches of a request share what they may decompress to, so that many
@@ -257,7 +281,7 @@ fn answer(
     let timeout = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
     let node = call.node.clone();
     Answer::Later(Box::pin(async move {
-        let mut response = wait_for_acks(response, waits, timeout).await;
+        let mut response = wait_for_acks(&node, response, waits, timeout).await;
         name_leaders(&Asked { node: &node, version }, &mut response);
         let reply: Result<Reply, CloseReason> = encode(api_key, correlation_id, version, &response);
         reply
@@ -299,22 +323,53 @@ fn name_leaders(asked: &Asked<'_>, response: &mut ProduceResponse) {
 }
 
 async fn wait_for_acks(
+    node: &Node,
     mut response: ProduceResponse,
     waits: Vec<Waiting>,
     timeout: Duration,
 ) -> ProduceResponse {
     let deadline = tokio::time::Instant::now() + timeout;
-    for Waiting { partition, wait, topic, index } in waits {
-        let refused = match tokio::time::timeout_at(deadline, partition.wait_acked(&wait)).await {
-            Ok(Ok(())) => continue,
-            Ok(Err(failure)) => Refused::told(failure_code(&failure), &failure),
-            Err(_) => Refused::code(errors::REQUEST_TIMED_OUT),
-        };
+    for Waiting { wait, topic, index } in waits {
+        let waited = tokio::time::timeout_at(deadline, acked(node, wait)).await;
+        let outcome = waited.unwrap_or_else(|_| Err(Refused::code(errors::REQUEST_TIMED_OUT)));
         let slot = &mut response.responses[topic].partition_responses[index];
-        let index = slot.index;
-        *slot = refused_response(PartitionProduceResponse::default().with_index(index), refused);
+        let empty = PartitionProduceResponse::default().with_index(slot.index);
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(appended)) => *slot = accepted(empty, &appended),
+            Err(refused) => *slot = refused_response(empty, refused),
+        }
     }
     response
+}
+
+/// Waits until one batch may be acknowledged; where it is, if that was not known before.
+async fn acked(node: &Node, wait: Wait) -> Result<Option<Appended>, Refused> {
+    match wait {
+        Wait::Ack(partition, wait) => {
+            let acked = partition.wait_acked(&wait).await;
+            acked.map(|()| None).map_err(|failure| Refused::told(failure_code(&failure), &failure))
+        }
+        Wait::Group(proposal) => {
+            let proposed = proposal.outcome().await;
+            proposed.map(Some).map_err(|refusal| refused_proposal(node, &refusal))
+        }
+    }
+}
+
+fn refused_proposal(node: &Node, refusal: &ProposeRefusal) -> Refused {
+    let code = match refusal {
+        // Without a majority here, there may be a leader elsewhere.
+        ProposeRefusal::NotLeader { .. } | ProposeRefusal::NoMajority | ProposeRefusal::Unknown => {
+            errors::NOT_LEADER_OR_FOLLOWER
+        }
+        ProposeRefusal::Sequence(sequence) => {
+            node.metrics.refused(RefusedKind::Sequence);
+            sequence.error_code()
+        }
+        ProposeRefusal::Failed(_) => errors::KAFKA_STORAGE_ERROR,
+    };
+    Refused::told(code, refusal)
 }
 
 fn failure_code(failure: &AckFailure) -> i16 {

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use highwater_model::{LeaderEpoch, TopicId, TopicPartition};
+use highwater_coordinator::core::Partition as Record;
+use highwater_model::{LeaderEpoch, NodeId, TopicId, TopicPartition};
 use highwater_wire::kafka::messages::TopicName;
 use uuid::Uuid;
 
@@ -83,17 +84,33 @@ pub struct CurrentLeader {
 
 /// None where nobody leads.
 pub fn current_leader(node: &Node, topic: TopicId, partition: i32) -> Option<CurrentLeader> {
+    let tp = TopicPartition::new(topic, partition);
+    let view = node.partitions.view();
     node.coordinator.with_state(|state| {
-        let record = state.partition(TopicPartition::new(topic, partition))?;
-        let broker = state.brokers.get(&record.leader?)?;
+        let (leader, epoch) = leader_of(&view, tp, state.partition(tp)?);
+        let broker = state.brokers.get(&leader?)?;
         Some(CurrentLeader {
             node_id: i32::try_from(broker.node_id).ok()?,
-            epoch: record.leader_epoch,
+            epoch,
             host: broker.host.clone(),
             port: i32::from(broker.port),
             rack: broker.rack.clone(),
         })
     })
+}
+
+/// Leader and leader epoch of a partition: by what its Raft group says, where this node has a replica and the
+/// control plane knows nothing newer; else as on record. So a group's new leader is found with the control
+/// plane away, and one that is cut off from its group is named by nobody.
+pub fn leader_of(view: &View, tp: TopicPartition, record: &Record) -> (Option<NodeId>, LeaderEpoch) {
+    let on_record = (record.leader, record.leader_epoch);
+    let Some(since_epoch) = record.raft.as_ref().map(|raft| raft.since_epoch) else { return on_record };
+    let Some(terms) = view.partition(tp).map(|partition| partition.terms()) else { return on_record };
+    let is_open = terms.raft.as_ref().is_some_and(|r| r.since_epoch == since_epoch && r.group.is_some());
+    match is_open && terms.leader_epoch >= record.leader_epoch {
+        true => (terms.leader, terms.leader_epoch),
+        false => on_record,
+    }
 }
 
 /// Kafka's code for a partition that does not serve.

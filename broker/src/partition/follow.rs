@@ -34,21 +34,28 @@ struct Eyes {
     are_brokers_new: bool,
 }
 
+impl Eyes {
+    fn of(node: &Node) -> Eyes {
+        Eyes {
+            node_id: node.settings.node_id,
+            lag_ms_max: i64::try_from(node.settings.replica_lag_time_max_ms).unwrap_or(i64::MAX),
+            now_ms: node.now_ms(),
+            are_brokers_new: false,
+            state: node.coordinator.state(),
+        }
+    }
+}
+
 /// Brings the registry up to the coordinator's state as of now.
 ///
 /// # Errors
 /// The data directory cannot be read or written.
 pub async fn reconcile(node: &Arc<Node>) -> Result<(), OpenError> {
     let mut brokers = node.partitions.changing.lock().await;
-    let state = node.coordinator.state();
+    let mut eyes = Eyes::of(node);
+    let state = eyes.state.clone();
+    eyes.are_brokers_new = *brokers != state.brokers;
     let view = node.partitions.view();
-    let eyes = Eyes {
-        node_id: node.settings.node_id,
-        lag_ms_max: i64::try_from(node.settings.replica_lag_time_max_ms).unwrap_or(i64::MAX),
-        now_ms: node.now_ms(),
-        are_brokers_new: *brokers != state.brokers,
-        state: state.clone(),
-    };
     let (mut changed, mut missing) = (Vec::new(), Vec::new());
     for (id, record) in &state.topics {
         match view.by_id(*id) {
@@ -190,9 +197,16 @@ fn slot_for(
         take_over(eyes, partition, record, index);
         return Slot::Open(partition.clone());
     }
-    let assignment = assignment(&eyes.state, now, &record.config, eyes.lag_ms_max);
+    let mut assignment = assignment(&eyes.state, now, &record.config, eyes.lag_ms_max);
+    if now.raft.is_some() {
+        // Its group says who leads.
+        assignment.leader = None;
+    }
     match open_partition(data_dir, record, name, index, (eyes.node_id, &assignment), eyes.now_ms) {
-        Ok(partition) => Slot::Open(Arc::new(partition)),
+        Ok(partition) => {
+            take_over(eyes, &partition, record, index);
+            Slot::Open(Arc::new(partition))
+        }
         Err(reason) => {
             tracing::error!(topic = %name, partition = index, "the log cannot be opened: {reason}");
             Slot::Failed(reason.into())
@@ -203,12 +217,30 @@ fn slot_for(
 /// Gives an open partition what has changed in its record.
 fn take_over(eyes: &Eyes, partition: &Partition, record: &TopicRecord, index: i32) {
     let Some(now) = record.partition(index) else { return };
-    if !Arc::ptr_eq(&partition.terms().config, &record.config) {
+    let terms = partition.terms();
+    if !Arc::ptr_eq(&terms.config, &record.config) {
         partition.set_log_settings(log_settings(&record.config, index));
     }
-    let assignment = assignment(&eyes.state, now, &record.config, eyes.lag_ms_max);
     partition.set_manifest(now.manifest.clone());
-    partition.take_assignment(eyes.now_ms, &record.config, &assignment);
+    match (&now.raft, &terms.raft) {
+        (Some(_), _) => partition.take_raft_record(&record.config, now),
+        // What is open of its group is closed first: `workers::raft` comes back to this.
+        (None, Some(_)) => {}
+        (None, None) => {
+            let assignment = assignment(&eyes.state, now, &record.config, eyes.lag_ms_max);
+            partition.take_assignment(eyes.now_ms, &record.config, &assignment);
+        }
+    }
+}
+
+/// Gives a partition its record as it is now.
+pub(crate) fn take_over_now(node: &Node, partition: &Partition) {
+    let mut eyes = Eyes::of(node);
+    eyes.are_brokers_new = true;
+    let topic = eyes.state.topic(partition.tp.topic_id).cloned();
+    if let Some(record) = topic {
+        take_over(&eyes, partition, &record, partition.tp.partition);
+    }
 }
 
 /// The topics and their settings go to the bucket: with the manifests' mirrors they are what a restore needs.
@@ -283,6 +315,7 @@ fn started(node: &Arc<Node>, changed: &[Arc<Topic>]) {
 
 /// Closes a partition whose replica here was given away, and removes its files: the others have it.
 async fn close_moved(node: &Arc<Node>, partition: &Arc<Partition>) {
+    node.raft.close(node, partition.tp, false).await;
     partition.close(false);
     let (name, index) = (partition.topic.clone(), partition.tp.partition);
     let dir = topic_dir(&node.settings.data_dir, partition.tp.topic_id).join(index.to_string());
@@ -298,6 +331,7 @@ async fn close_moved(node: &Arc<Node>, partition: &Arc<Partition>) {
 /// Closes the partitions of a deleted topic and removes their files; its objects are the sweeper's.
 async fn close_deleted(node: &Arc<Node>, topic: &Arc<Topic>) {
     for partition in topic.partitions() {
+        node.raft.close(node, partition.tp, false).await;
         partition.close(false);
     }
     let dir = topic_dir(&node.settings.data_dir, topic.id);
@@ -318,8 +352,24 @@ fn remove_dir(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// At start: removes what deleted topics have left, and reports directories that belong to nothing.
-pub(crate) fn remove_leftovers(data_dir: &Path, state: &ClusterState) {
+/// Removes the replicas below a topic's directory that moved away while this node was gone.
+fn remove_moved(dir: &Path, node_id: NodeId, topic: &TopicRecord) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let index = entry.file_name().to_string_lossy().parse().ok();
+        let moved = index.filter(|index| topic.partition(*index).is_some_and(|now| !is_mine(now, node_id)));
+        let Some(partition) = moved else { continue };
+        match remove_dir(&entry.path()) {
+            Ok(()) => tracing::info!(topic = %topic.name, partition, "moved away, its local files are gone"),
+            Err(e) => {
+                tracing::error!(topic = %topic.name, partition, "local files of a moved partition stay: {e}");
+            }
+        }
+    }
+}
+
+/// At start: removes what deleted topics and replicas that moved away have left, and reports directories that
+/// belong to nothing.
+pub(crate) fn remove_leftovers(data_dir: &Path, node_id: NodeId, state: &ClusterState) {
     let Ok(entries) = std::fs::read_dir(topics_dir(data_dir)) else { return };
     let mut strays = HashSet::new();
     for entry in entries.flatten() {
@@ -328,7 +378,8 @@ pub(crate) fn remove_leftovers(data_dir: &Path, state: &ClusterState) {
             strays.insert(name);
             continue;
         };
-        if state.topics.contains_key(&id) {
+        if let Some(topic) = state.topics.get(&id) {
+            remove_moved(&entry.path(), node_id, topic);
             continue;
         }
         if !state.deleted.contains_key(&id) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use highwater_coordinator::core::Topic as TopicRecord;
+use highwater_log::disk::{DirDisk, Disk};
 use highwater_log::{LogError, LogSettings, PartitionLog, RecoveryReport, Repair};
 use highwater_model::limits::OPEN_THREADS_MAX;
 use highwater_model::{NodeId, Offset, TopicConfig, TopicId, TopicPartition};
@@ -72,14 +73,20 @@ pub(super) fn open_partition(
     let settings = log_settings(&topic.config, index);
     let (mut log, report) = PartitionLog::open(&dir, settings, now_ms).map_err(|e| e.to_string())?;
     tell(name, index, &log, &report);
-    let follows = assignment.leader.is_some_and(|leader| leader != node_id);
+    let is_of_group = record.raft.is_some();
+    if !is_of_group {
+        // Of a group that was, if of any: it would bear the name of the next one.
+        let disk: Arc<dyn Disk> = Arc::new(DirDisk::new(dir));
+        crate::raft::forget(&disk).map_err(|e| e.to_string())?;
+    }
+    let follows = assignment.leader.is_some_and(|leader| leader != node_id) || is_of_group;
     if follows {
         // Its leader tells it where to go on or to begin, and mends what is damaged.
     } else if log.log_end() < manifest.tiered_end {
         log = raised_to_tier(name, index, log, manifest.tiered_end, now_ms).map_err(|e| e.to_string())?;
     }
     let log_start = manifest.log_start.min(log.log_end());
-    if log.log_start() < log_start {
+    if log.log_start() < log_start && !is_of_group {
         log.raise_log_start(log_start).map_err(|e| e.to_string())?;
     }
     let tp = TopicPartition::new(topic.id, index);

@@ -139,10 +139,11 @@ impl Registry {
         }
     }
 
-    /// Flushes and closes every log; takes as long as the disk does.
-    pub(crate) fn close_all(&self) {
+    /// Flushes and closes every log; takes as long as the disk does. False if one was not closed clean.
+    pub(crate) fn close_all(&self) -> bool {
         let view = self.view();
         let partitions: Vec<_> = view.partitions().collect();
-        super::open::in_parallel(&partitions, |partition| partition.close(true));
+        let closed = super::open::in_parallel(&partitions, |partition| partition.close(true));
+        closed.into_iter().all(|is_clean| is_clean)
     }
 }

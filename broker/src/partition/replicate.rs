@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use highwater_log::{LogError, LogSettings};
 use highwater_model::limits::REPLICA_LISTENERS_MAX;
+use highwater_model::topic_config::Replication;
 use highwater_model::{Offset, TopicConfig, TopicPartition};
 
 use super::{Inner, Partition, Terms, Unavailable, tier_end};
@@ -56,6 +57,8 @@ impl Partition {
     /// Takes over what the control plane says by now: role, in-sync set, settings.
     pub fn take_assignment(&self, now_ms: i64, config: &Arc<TopicConfig>, assignment: &Assignment) {
         let mut inner = self.lock_any();
+        // A topic that asks for a group has it begin where its leader comes to rest.
+        inner.replica.set_frozen(config.replication == Replication::Raft);
         let before = inner.replica.role();
         let leads = assignment.leader == Some(self.node_id) && before != Role::Leader;
         if leads && let Err(e) = raise_to_tier(&mut inner) {
@@ -75,6 +78,7 @@ impl Partition {
         self.take_moves(&inner, &assigned.moves);
         self.check_bounds(&mut inner);
         let role = inner.replica.role();
+        self.has_lost.store(inner.replica.has_lost(), Ordering::Relaxed);
         drop(inner);
         if role != before {
             let (topic, partition, epoch) = (&self.topic, self.tp.partition, assignment.leader_epoch);
@@ -118,6 +122,7 @@ impl Partition {
             }
         };
         self.take_moves(&inner, &taken.moves);
+        self.has_lost.store(inner.replica.has_lost(), Ordering::Relaxed);
         if inner.unflushed_records == 0 {
             inner.unflushed_since_ms = now_ms;
         }
@@ -217,6 +222,11 @@ impl Partition {
 
     /// How far followers are, on their leader: node and log end, -1 where it is not known yet.
     pub fn follower_ends(&self) -> Vec<(u64, Offset)> {
+        let terms = self.terms();
+        if let Some(group) = terms.raft.as_ref().and_then(|raft| raft.group.as_ref()) {
+            let log_end = self.lock_any().log().log_end();
+            return group.nodes_in_step().into_iter().map(|node| (node, log_end)).collect();
+        }
         let ends = self.lock_any().replica.replica().follower_ends();
         ends.into_iter().map(|(node, ends)| (node, ends.map_or(-1, |ends| ends.log_end))).collect()
     }
@@ -224,7 +234,7 @@ impl Partition {
 
 /// A replica that is to lead and has less than the tier: it was elected although it was not in sync. Offsets
 /// are never used twice, so it goes on where the tier ends.
-fn raise_to_tier(inner: &mut Inner) -> Result<(), LogError> {
+pub(super) fn raise_to_tier(inner: &mut Inner) -> Result<(), LogError> {
     let tiered_end = inner.manifest.tiered_end;
     match inner.log().log_end() < tiered_end {
         true => inner.log_mut().reset_to(tiered_end),

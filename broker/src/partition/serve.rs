@@ -133,6 +133,7 @@ impl Partition {
         let wants_flush = inner.unflushed_records >= terms.config.flush_messages;
         debug_assert!(self.bounds_of(&inner).check().is_ok(), "{:?}", self.bounds_of(&inner));
         drop(inner);
+        self.note_traffic(batch.bytes.len());
         self.tell(&appended.moves);
         if wants_flush {
             node.flush.push(self);
@@ -213,7 +214,11 @@ impl Partition {
                     Err(damage) if want.fetch_offset < bounds.tiered_end && damage.is_damage() => {
                         Look::Damaged(damage)
                     }
-                    read => Look::Local(read?),
+                    read => {
+                        let read = read?;
+                        self.note_traffic(read.bytes);
+                        Look::Local(read)
+                    }
                 },
             },
         };

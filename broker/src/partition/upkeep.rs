@@ -205,7 +205,13 @@ impl Partition {
             return Ok(None);
         };
         // Invariant 10: never above what the committed manifest lists, or what retention has given up.
-        let allowed = inner.manifest.tiered_end.min(self.high_watermark());
+        let tiered_end = inner.manifest.tiered_end.max(inner.manifest.log_start);
+        let allowed = match self.released_end() {
+            // A group must have let go of it first.
+            Some(released) => released.min(tiered_end),
+            None => inner.manifest.tiered_end,
+        };
+        let allowed = allowed.min(self.high_watermark());
         let evicted = inner.log_mut().evict_below(offset.min(allowed))?;
         self.check_bounds(&mut inner);
         Ok((!evicted.segments.is_empty()).then_some(evicted))
@@ -219,6 +225,8 @@ impl Partition {
         let Ok(mut inner) = self.lock() else {
             return Ok(());
         };
+        // The manifest's log start rules; a group's log must not begin above where the group thinks.
+        let offset = self.released_end().map_or(offset, |released| offset.min(released));
         inner.log_mut().raise_log_start(offset)?;
         self.check_bounds(&mut inner);
         Ok(())
@@ -234,6 +242,7 @@ impl Partition {
             return Ok(());
         };
         let log_start = self.bounds_of(&inner).log_start;
+        let log_start = self.released_end().map_or(log_start, |released| log_start.min(released));
         if inner.log().log_start() < log_start {
             inner.log_mut().raise_log_start(log_start)?;
             self.check_bounds(&mut inner);
@@ -280,8 +289,9 @@ impl Partition {
     }
 
     /// Ends service: waiters and later requests learn that the partition is gone from here. `clean` flushes
-    /// the log and notes its end, so that the next start need not recover.
-    pub(crate) fn close(&self, clean: bool) {
+    /// the log and notes its end, so that the next start need not recover; false if that failed. A partition
+    /// that had stopped to serve is left as it is.
+    pub(crate) fn close(&self, clean: bool) -> bool {
         let mut inner = self.lock_any();
         let was_serving = inner.unavailable.is_none();
         self.end_service(&mut inner, Unavailable::Closed);
@@ -291,7 +301,9 @@ impl Partition {
         {
             let (topic, partition) = (&self.topic, self.tp.partition);
             tracing::warn!(%topic, partition, "not closed cleanly, the next start recovers: {e}");
+            return false;
         }
+        was_serving || !clean
     }
 }
 
@@ -299,6 +311,10 @@ impl Partition {
 /// writes to the tier.
 fn next_to_seal(inner: &Inner, high_watermark: Offset) -> Option<SealedSegment> {
     if inner.seal_alarm.is_some() || inner.replica.role() != Role::Leader {
+        return None;
+    }
+    // Manifests are fenced by the leader epoch that is on record: a group's leader waits until it is there.
+    if inner.recorded.is_some_and(|(epoch, _)| epoch != inner.replica.leader_epoch()) {
         return None;
     }
     let sealed = inner.log().sealed();

@@ -19,7 +19,7 @@ use highwater_wire::batch::{BatchHeader, check_crc};
 use openraft::metrics::RaftServerMetrics;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Config, Raft, ServerState, SnapshotMeta, SnapshotPolicy};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::OpenError;
 use super::machine::Machine;
@@ -35,7 +35,12 @@ use crate::core::raft_election::{Candidacy, Peers, View, would_vote};
 use crate::core::raft_side::{EntryId, Members, ReplicaId};
 
 mod change;
+mod end;
+mod leadership;
 mod serve;
+
+pub(super) use end::END_NODE;
+pub use leadership::Leadership;
 
 /// What this node is in the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +119,10 @@ pub struct RaftGroup {
     hears_majority: AtomicBool,
     /// The coordinator knows that the group exists.
     is_on_record: AtomicBool,
+    /// It takes no batches: the partition is about to be replicated in another way.
+    is_paused: AtomicBool,
+    /// Told when a tick finds something that bears on the role.
+    review: Notify,
     proposed_at_end: AtomicI64,
 }
 
@@ -172,6 +181,8 @@ impl RaftGroup {
             }),
             hears_majority: AtomicBool::new(false),
             is_on_record: AtomicBool::new(is_on_record),
+            is_paused: AtomicBool::new(false),
+            review: Notify::new(),
             proposed_at_end: AtomicI64::new(0),
         })
     }
@@ -252,10 +263,14 @@ impl RaftGroup {
     }
 
     pub fn role(&self) -> Role {
+        let known = self.refreshed().known.clone();
+        self.role_of(&known)
+    }
+
+    fn role_of(&self, known: &Known) -> Role {
         if self.store.failure().is_some() {
             return Role::Ended;
         }
-        let known = self.refreshed().known.clone();
         if !known.leads {
             let leader = known.leader.and_then(|leader| known.members.nodes.get(&leader).copied());
             return Role::Follower { leader };
@@ -263,7 +278,9 @@ impl RaftGroup {
         // The high watermark of a new leader holds only once an entry of its own term is committed.
         let has_begun = self.store.has_begun(known.term);
         let is_on_record = self.is_on_record.load(Ordering::SeqCst);
-        let takes_writes = has_begun && is_on_record && self.hears_majority.load(Ordering::SeqCst);
+        let has_ended = self.is_paused.load(Ordering::SeqCst) || end::is_marked(&known.members);
+        let hears_majority = self.hears_majority.load(Ordering::SeqCst);
+        let takes_writes = has_begun && is_on_record && hears_majority && !has_ended;
         Role::Leader { term: known.term, takes_writes }
     }
 
@@ -298,6 +315,8 @@ impl RaftGroup {
     /// Ends the group's part here; what it holds stays.
     pub async fn close(&self) {
         self.turn.close();
+        // Who waits for a commit gives up.
+        self.hears_majority.store(false, Ordering::SeqCst);
         if let Err(e) = self.raft.shutdown().await {
             tracing::warn!(error = %e, "a Raft group did not shut down cleanly");
         }

@@ -17,8 +17,8 @@ use highwater_model::{NodeId, TopicPartition};
 use tokio::time::Instant;
 
 use super::OpenError;
-use super::group::{GroupSettings, RaftGroup};
-use super::message::{Answer, PreVote, Request, Transport};
+use super::group::{END_NODE, GroupSettings, RaftGroup};
+use super::message::{Answer, PreVote, Request, Transport, Unreached};
 use super::port::{LeadershipPort, PartitionPort};
 use super::store::{Beginning, Store};
 use super::sync_queue::SyncQueue;
@@ -87,6 +87,31 @@ impl RaftHost {
 
     pub fn group(&self, tp: TopicPartition) -> Option<Arc<RaftGroup>> {
         self.groups().get(&tp).cloned()
+    }
+
+    /// Which replicas another node has of these partitions, in their order.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn replicas_on(
+        &self,
+        node: NodeId,
+        asked: Vec<TopicPartition>,
+    ) -> Result<Vec<Option<ReplicaId>>, Unreached> {
+        let (deadline, wanted) = (Duration::from_millis(RAFT_RPC_MS_MAX), asked.len());
+        match self.transport.call(node, Request::Replicas(asked), deadline).await? {
+            Answer::Replicas(found) if found.len() == wanted => Ok(found),
+            other => Err(Unreached {
+                node,
+                why: format!("an answer to something else: {other:?}"),
+                is_lost: false,
+            }),
+        }
+    }
+
+    /// Differs from start to start of another node; none while it is not heard.
+    pub fn boot_of(&self, node: NodeId) -> Option<u64> {
+        self.peers().boot(self.now_ms(), node)
     }
 
     /// Opens a partition's group. `is_on_record`: the coordinator has had a leader of it.
@@ -164,6 +189,10 @@ impl RaftHost {
                 };
                 Answer::PreVotes(asks.iter().map(judge).collect())
             }
+            Request::Replicas(asked) => {
+                let groups = self.groups();
+                Answer::Replicas(asked.iter().map(|tp| groups.get(tp).map(|group| group.me)).collect())
+            }
         }
     }
 
@@ -174,6 +203,10 @@ impl RaftHost {
             Some(group) => Err(Answer::Refused(format!("replica {to} is no more, {} is here", group.me))),
             None => Err(Answer::Refused("no such group here".to_owned())),
         }
+    }
+
+    fn is_peer(&self, node: NodeId) -> bool {
+        node != self.node && node != END_NODE
     }
 
     fn groups(&self) -> std::sync::RwLockReadGuard<'_, HashMap<TopicPartition, Arc<RaftGroup>>> {
@@ -223,7 +256,7 @@ impl RaftHost {
         let (mut candidates, mut nodes) = (Vec::new(), BTreeSet::new());
         for group in groups {
             let wish = group.tick(now_ms, &peers);
-            nodes.extend(group.members().nodes.values().copied().filter(|node| *node != self.node));
+            nodes.extend(group.members().nodes.values().copied().filter(|node| self.is_peer(*node)));
             if let Some(ask) = wish.stands {
                 candidates.push(Candidate { group: group.clone(), ask, yes: BTreeSet::from([group.me]) });
             }
@@ -253,6 +286,8 @@ impl RaftHost {
             let answer = host.transport.call(node, Request::Greeting { boot: host.boot }, deadline).await;
             match answer {
                 Ok(Answer::Greeting { boot }) => host.heard(node, boot),
+                // It stops, and leads no more.
+                Ok(Answer::Refused(_)) => host.peers().lost(node),
                 Ok(_) => {}
                 Err(e) if e.is_lost => host.peers().lost(node),
                 Err(_) => {}

@@ -60,6 +60,8 @@ pub enum Request {
     Vote(VoteAsk),
     PreVotes(Vec<PreVote>),
     Snapshot(SnapshotSend),
+    /// Which replicas the node has of these partitions.
+    Replicas(Vec<TopicPartition>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +90,8 @@ pub enum Answer {
     Snapshot {
         vote: StoredVote,
     },
+    /// In the order asked; none where there is no group.
+    Replicas(Vec<Option<ReplicaId>>),
     /// No such replica here, or its part has ended.
     Refused(String),
 }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cluster;
+mod end;
 mod figures;
 mod groups;
 mod kit;

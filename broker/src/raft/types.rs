@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for Batch {
 
 /// An entry as it stands in the log.
 #[derive(Clone, Debug)]
-pub(super) struct Stored {
+pub struct Stored {
     pub id: EntryId,
     /// Where it stands: a batch's base offset, or the log's end when another entry was appended.
     pub offset: Offset,
@@ -118,7 +118,7 @@ pub(super) struct Stored {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Body {
+pub enum Body {
     Blank,
     Members(Arc<Members>),
     Batch { header: BatchHeader, bytes: Bytes },
@@ -126,7 +126,7 @@ pub(super) enum Body {
 
 impl Stored {
     /// The log's end after it.
-    pub(super) fn next_offset(&self) -> Offset {
+    pub fn next_offset(&self) -> Offset {
         match &self.body {
             Body::Batch { header, .. } => header.next_offset(),
             Body::Blank | Body::Members(_) => self.offset,

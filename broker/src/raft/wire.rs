@@ -129,7 +129,20 @@ pub(super) fn request_out(request: Request) -> FrameBody {
             members: Some(members_out(&send.members.members)),
             beginning: send.bytes.into(),
         }),
+        Request::Replicas(asked) => {
+            FrameBody::Replicas(proto::RaftReplicas { partitions: asked.into_iter().map(tp_out).collect() })
+        }
     }
+}
+
+fn tp_out(tp: TopicPartition) -> proto::RaftPartition {
+    let topic_id = Bytes::copy_from_slice(tp.topic_id.0.as_bytes());
+    proto::RaftPartition { topic_id, partition: tp.partition }
+}
+
+fn tp_in(tp: proto::RaftPartition) -> Result<TopicPartition, Misshapen> {
+    let topic_id = Uuid::from_slice(&tp.topic_id).map_err(|_| Misshapen("a topic id"))?;
+    Ok(TopicPartition::new(TopicId(topic_id), tp.partition))
 }
 
 pub(super) fn request_in(body: FrameBody) -> Result<Request, Misshapen> {
@@ -165,6 +178,9 @@ pub(super) fn request_in(body: FrameBody) -> Result<Request, Misshapen> {
             },
             bytes: send.beginning.into(),
         }),
+        FrameBody::Replicas(asked) => {
+            Request::Replicas(asked.partitions.into_iter().map(tp_in).collect::<Result<_, _>>()?)
+        }
         _ => return Err(Misshapen("a request")),
     })
 }
@@ -192,6 +208,14 @@ pub(super) fn answer_out(answer: Answer) -> FrameBody {
         Answer::Snapshot { vote } => {
             FrameBody::SnapshotAnswer(proto::RaftSnapshotAnswer { vote: vote_out(vote) })
         }
+        Answer::Replicas(found) => {
+            let replica = |id: Option<u64>| proto::RaftReplica {
+                is_here: id.is_some(),
+                replica: id.unwrap_or_default(),
+            };
+            let replicas = found.into_iter().map(replica).collect();
+            FrameBody::ReplicasAnswer(proto::RaftReplicasAnswer { replicas })
+        }
         Answer::Refused(why) => FrameBody::Refused(why),
     }
 }
@@ -215,6 +239,10 @@ pub(super) fn answer_in(body: FrameBody) -> Result<Answer, Misshapen> {
         },
         FrameBody::PreVotesAnswer(answer) => Answer::PreVotes(answer.yes),
         FrameBody::SnapshotAnswer(answer) => Answer::Snapshot { vote: vote_in(answer.vote)? },
+        FrameBody::ReplicasAnswer(answer) => {
+            let replica = |r: proto::RaftReplica| r.is_here.then_some(r.replica);
+            Answer::Replicas(answer.replicas.into_iter().map(replica).collect())
+        }
         FrameBody::Refused(why) => Answer::Refused(why),
         _ => return Err(Misshapen("an answer")),
     })

@@ -56,7 +56,7 @@ pub enum TakeError {
 impl ReplicaLog {
     /// What to ask the leader next; None unless this node follows one. `broker_epoch`: of its registration.
     pub fn next_fetch(&self, broker_epoch: u64) -> Option<FollowerFetch> {
-        let Role::Follower(Some(_)) = self.role() else {
+        let (Role::Follower(Some(_)), None) = (self.role(), self.replica.group()) else {
             return None;
         };
         let log = &self.log;
@@ -91,7 +91,8 @@ impl ReplicaLog {
             true => answer.position,
             false => Position { leader_epoch: own.leader_epoch, ..answer.position },
         };
-        if !matches!(self.role(), Role::Follower(Some(_))) || asked != own {
+        let follows = matches!(self.role(), Role::Follower(Some(_))) && self.replica.group().is_none();
+        if !follows || asked != own {
             return Ok(Taken { is_stale: true, ..Taken::default() });
         }
         let mut taken = Taken::default();
@@ -114,9 +115,11 @@ impl ReplicaLog {
         Ok(taken)
     }
 
-    /// Drops damage that the leader can replace: only if it has committed everything that was durable here.
+    /// Drops damage that the leader can replace: where nobody counts on this replica, as whatever else it may
+    /// have was not committed, or is given up by an unclean election; and what the leader has committed.
     fn drop_damage(&mut self, answer: &FetchAnswer, taken: &mut Taken) -> Result<(), LogError> {
-        if self.log.damaged_below().is_some_and(|end| end <= answer.high_watermark) {
+        let is_counted = self.replica.isr().contains(&self.replica.node_id());
+        if self.log.damaged_below().is_some_and(|end| !is_counted || end <= answer.high_watermark) {
             self.log.cut_damage()?;
             taken.damage_cut = true;
         }

@@ -16,6 +16,8 @@ pub struct Served {
     pub high_watermark: Offset,
     pub log_start: Offset,
     pub content: ServedContent,
+    /// The follower is in the in-sync set.
+    pub is_in_sync: bool,
     pub moves: Moves,
 }
 
@@ -78,6 +80,7 @@ impl ReplicaLog {
             high_watermark: self.high_watermark(),
             log_start: self.log.log_start(),
             content,
+            is_in_sync: self.replica.isr().contains(&fetch.node_id),
             moves,
         }
     }
@@ -92,6 +95,10 @@ impl ReplicaLog {
     }
 
     fn judge_fetch(&self, fetch: &FollowerFetch) -> Result<(), LeaderRefusal> {
+        // A follower may have what is lost here; compared with what is left, it would cut that off.
+        if self.has_lost() {
+            return Err(LeaderRefusal::NotLeader);
+        }
         let asked = match self.guards.epoch_fence {
             true => fetch.position.leader_epoch,
             false => self.leader_epoch(),

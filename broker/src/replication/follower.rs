@@ -20,13 +20,30 @@ use tonic::Status;
 
 use super::proto::replication_client::ReplicationClient;
 use super::proto::{FollowerFetches, FollowerHello, LeaderAnswers};
+use super::throttle::{Bounds, Side};
 use super::{PROTOCOL, PROTOCOL_MIN, wire};
 use crate::node::Node;
 use crate::partition::{NewsListener, Partition};
-use crate::replica::{AnswerContent, FetchAnswer, TakeError};
+use crate::replica::{AnswerContent, FetchAnswer, TakeError, Taken};
 
-/// What is followed at one leader, each with the leader epoch: another one means to ask again.
-type Followed = HashMap<TopicPartition, (LeaderEpoch, Arc<Partition>)>;
+/// What is followed at one leader.
+type Followed = HashMap<TopicPartition, Follows>;
+
+/// One partition that is followed.
+#[derive(Clone)]
+struct Follows {
+    /// Another one means to ask again.
+    leader_epoch: LeaderEpoch,
+    partition: Arc<Partition>,
+    /// The throttles that it is under while it has to catch up.
+    bounds: Bounds,
+}
+
+impl Follows {
+    fn is_same_log(&self, other: &Follows) -> bool {
+        self.leader_epoch == other.leader_epoch && Arc::ptr_eq(&self.partition, &other.partition)
+    }
+}
 
 /// Follows every leader that this node has to, until the node stops.
 pub async fn run(node: Arc<Node>) {
@@ -63,19 +80,21 @@ pub async fn run(node: Arc<Node>) {
 /// The partitions that this node follows, by leader.
 fn followed(node: &Node) -> HashMap<NodeId, Followed> {
     let mut by_leader: HashMap<NodeId, Followed> = HashMap::new();
+    let (state, own) = (node.coordinator.state(), node.settings.node_id);
     for partition in node.partitions.view().partitions() {
         let terms = partition.terms();
-        if let Some(leader) = terms.leader.filter(|_| !terms.is_leader) {
-            let followed = (terms.leader_epoch, partition.clone());
-            by_leader.entry(leader).or_default().insert(partition.tp, followed);
+        if let Some(leader) = terms.leader.filter(|_| !terms.is_leader && terms.raft.is_none()) {
+            let bounds = Bounds::of(&state, partition.tp, own, Side::Follower);
+            let follows = Follows { leader_epoch: terms.leader_epoch, partition: partition.clone(), bounds };
+            by_leader.entry(leader).or_default().insert(partition.tp, follows);
         }
     }
     by_leader
 }
 
 fn is_same(known: &Followed, now: &Followed) -> bool {
-    let same = |(tp, (epoch, partition)): (&TopicPartition, &(LeaderEpoch, Arc<Partition>))| {
-        now.get(tp).is_some_and(|(e, p)| e == epoch && Arc::ptr_eq(p, partition))
+    let same = |(tp, follows): (&TopicPartition, &Follows)| {
+        now.get(tp).is_some_and(|f| f.is_same_log(follows) && f.bounds == follows.bounds)
     };
     known.len() == now.len() && known.iter().all(same)
 }
@@ -133,7 +152,7 @@ struct Follower {
     partitions: Arc<Followed>,
     due: Arc<Due>,
     listener: Arc<dyn NewsListener>,
-    /// Refused: to be asked again at the next tick.
+    /// Refused, or held back by a throttle: to be asked again at the next tick.
     refused: HashSet<TopicPartition>,
     has_received: bool,
 }
@@ -157,10 +176,9 @@ impl Follower {
     /// is no longer followed.
     fn take_over(&mut self, partitions: Arc<Followed>) -> Vec<TopicPartition> {
         let dropped = self.partitions.keys().filter(|tp| !partitions.contains_key(tp)).copied().collect();
-        for (tp, (epoch, partition)) in partitions.iter() {
-            let known = self.partitions.get(tp);
-            if known.is_none_or(|(e, p)| e != epoch || !Arc::ptr_eq(p, partition)) {
-                partition.listen(&self.listener);
+        for (tp, follows) in partitions.iter() {
+            if self.partitions.get(tp).is_none_or(|known| !known.is_same_log(follows)) {
+                follows.partition.listen(&self.listener);
                 self.due.news(*tp);
             }
         }
@@ -230,8 +248,9 @@ impl Follower {
         }
     }
 
-    /// The positions that are due, in messages of bounded size.
-    fn due_fetches(&self) -> Vec<FollowerFetches> {
+    /// The positions that are due, in messages of bounded size. What a throttle holds back is due again at
+    /// the next tick.
+    fn due_fetches(&mut self) -> Vec<FollowerFetches> {
         let due = self.due.take();
         if due.is_empty() {
             return Vec::new();
@@ -240,7 +259,17 @@ impl Follower {
         let fetches: Vec<_> = due
             .into_iter()
             .filter_map(|tp| {
-                let fetch = self.partitions.get(&tp)?.1.next_fetch(broker_epoch)?;
+                let follows = self.partitions.get(&tp)?;
+                // What is lost here may be filled once nobody counts on it (`workers/damage.rs`).
+                if follows.partition.has_lost() && counts_on_this(&self.node, tp) {
+                    self.refused.insert(tp);
+                    return None;
+                }
+                if self.node.throttle.wait(&self.node, Side::Follower, follows.bounds).is_some() {
+                    self.refused.insert(tp);
+                    return None;
+                }
+                let fetch = follows.partition.next_fetch(broker_epoch)?;
                 Some(wire::fetch_message(tp, &fetch))
             })
             .collect();
@@ -255,11 +284,14 @@ impl Follower {
         self.has_received = true;
         for answer in message.answers {
             let (tp, answer) = wire::answer(answer).map_err(|e| Status::internal(e.to_string()))?;
-            let Some((_, partition)) = self.partitions.get(&tp).cloned() else { continue };
-            match take_one(&self.node, &partition, answer).await {
-                Ok(()) => self.due.news(tp),
+            let Some(follows) = self.partitions.get(&tp).cloned() else { continue };
+            match take_one(&self.node, &follows.partition, answer).await {
+                Ok(taken) => {
+                    self.node.throttle.passed(Side::Follower, follows.bounds, taken.appended_bytes);
+                    self.due.news(tp);
+                }
                 Err(error) => {
-                    tell(&partition, &error);
+                    tell(&follows.partition, &error);
                     self.refused.insert(tp);
                 }
             }
@@ -268,17 +300,23 @@ impl Follower {
     }
 }
 
+/// Whether the control plane holds this node's replica to have everything that is committed.
+fn counts_on_this(node: &Node, tp: TopicPartition) -> bool {
+    let own = node.settings.node_id;
+    node.coordinator.with_state(|state| state.partition(tp).is_some_and(|record| record.counts_on(own)))
+}
+
 async fn take_one(
     node: &Arc<Node>,
     partition: &Arc<Partition>,
     answer: FetchAnswer,
-) -> Result<(), TakeError> {
+) -> Result<Taken, TakeError> {
     let now_ms = node.now_ms();
     if matches!(answer.content, AnswerContent::Records(_) | AnswerContent::Refused(_)) {
-        return partition.take_answer(node, now_ms, &answer).map(drop);
+        return partition.take_answer(node, now_ms, &answer);
     }
     let (node, partition) = (node.clone(), partition.clone());
-    let took = tokio::task::spawn_blocking(move || partition.take_answer(&node, now_ms, &answer).map(drop));
+    let took = tokio::task::spawn_blocking(move || partition.take_answer(&node, now_ms, &answer));
     took.await.expect("a replica's step does not panic")
 }
 

@@ -17,10 +17,12 @@ use highwater_model::limits::{
 };
 use highwater_model::{NodeId, TopicPartition};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::proto::replication_server::Replication;
 use super::proto::{FollowerFetches, FollowerHello, LeaderAnswer, LeaderAnswers};
+use super::throttle::{Bounds, Side};
 use super::{PROTOCOL, PROTOCOL_MIN, wire};
 use crate::core::replica::LeaderRefusal;
 use crate::node::Node;
@@ -98,6 +100,9 @@ struct Session {
     follower: NodeId,
     /// Positions that wait for an answer.
     waiting: HashMap<TopicPartition, FollowerFetch>,
+    /// What a throttle holds back, and when that is looked at again.
+    held: HashSet<TopicPartition>,
+    held_until: Option<Instant>,
     news: Arc<News>,
     listener: Arc<dyn NewsListener>,
 }
@@ -122,8 +127,15 @@ async fn serve(
         }
     };
     let news = Arc::new(News::default());
-    let mut session =
-        Session { node, follower, waiting: HashMap::new(), listener: news.clone(), news: news.clone() };
+    let mut session = Session {
+        node,
+        follower,
+        waiting: HashMap::new(),
+        held: HashSet::new(),
+        held_until: None,
+        listener: news.clone(),
+        news: news.clone(),
+    };
     let mut next = Some(first);
     loop {
         if let Some(message) = next.take()
@@ -148,21 +160,24 @@ async fn serve(
                 Ok(None) | Err(_) => return,
             },
             () = news.arrived.notified() => {}
+            () = until(session.held_until) => session.let_go(),
             _ = stop.wait_for(|stopping| *stopping) => return,
         }
+    }
+}
+
+/// Without an end where there is none.
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
     }
 }
 
 /// Whether the follower may be served at all; its node id.
 fn judge_hello(node: &Node, hello: Option<&FollowerHello>) -> Result<NodeId, Status> {
     let hello = hello.ok_or_else(|| Status::invalid_argument("a stream begins with who asks"))?;
-    if hello.protocol < PROTOCOL_MIN || hello.protocol_min > PROTOCOL {
-        return Err(Status::failed_precondition(format!(
-            "node {} speaks replication protocol {} to {}, this release {PROTOCOL_MIN} to {PROTOCOL}; upgrade the \
-             older of the two (releases that follow each other can be mixed)",
-            hello.node_id, hello.protocol_min, hello.protocol
-        )));
-    }
+    check_protocol(hello).map_err(Status::failed_precondition)?;
     let own = node.coordinator.cluster_id();
     if hello.cluster_id != own {
         return Err(Status::failed_precondition(format!(
@@ -171,6 +186,19 @@ fn judge_hello(node: &Node, hello: Option<&FollowerHello>) -> Result<NodeId, Sta
         )));
     }
     Ok(hello.node_id)
+}
+
+/// Whether the two releases can be mixed; else one line that says what to do.
+fn check_protocol(hello: &FollowerHello) -> Result<(), String> {
+    let FollowerHello { protocol, protocol_min, node_id, .. } = hello;
+    if *protocol >= PROTOCOL_MIN && *protocol_min <= PROTOCOL {
+        return Ok(());
+    }
+    let older = if *protocol < PROTOCOL_MIN { format!("node {node_id}") } else { "this node".to_owned() };
+    Err(format!(
+        "node {node_id} speaks replication protocol {protocol_min} to {protocol}, this release {PROTOCOL_MIN} to \
+         {PROTOCOL}; upgrade {older} (releases that follow each other can be mixed)"
+    ))
 }
 
 impl Session {
@@ -200,9 +228,14 @@ impl Session {
         while bytes < REPLICA_ROUND_BYTES_MAX
             && let Some(tp) = self.news.take()
         {
-            let Some(fetch) = self.waiting.get(&tp) else { continue };
+            if self.held.contains(&tp) {
+                continue;
+            }
+            let Some(fetch) = self.waiting.get(&tp).copied() else { continue };
             let left = (REPLICA_ROUND_BYTES_MAX - bytes).min(REPLICA_FETCH_BYTES_MAX);
-            if let Some(found) = self.look(tp, fetch, left) {
+            if let Some(found) = self.look(tp, &fetch, left)
+                && !self.is_held(tp, &found)
+            {
                 self.waiting.remove(&tp);
                 bytes += found.bytes();
                 served.push((tp, found));
@@ -216,6 +249,37 @@ impl Session {
         match bytes > REPLICA_INLINE_READ_BYTES_MAX {
             false => read(),
             true => tokio::task::spawn_blocking(read).await.expect("reading slices does not panic"),
+        }
+    }
+
+    /// Whether a throttle holds records back from a replica that is not in sync; what passes is counted.
+    fn is_held(&mut self, tp: TopicPartition, found: &Found) -> bool {
+        let bytes = found.bytes() as u64;
+        if bytes == 0 || matches!(found, Found::Served(served) if served.is_in_sync) {
+            return false;
+        }
+        let follower = self.follower;
+        let bounds = self.node.coordinator.with_state(|state| Bounds::of(state, tp, follower, Side::Leader));
+        let throttle = &self.node.throttle;
+        match throttle.wait(&self.node, Side::Leader, bounds) {
+            Some(wait) => {
+                let end = Instant::now() + wait;
+                self.held_until = Some(self.held_until.map_or(end, |known| known.min(end)));
+                self.held.insert(tp);
+                true
+            }
+            None => {
+                throttle.passed(Side::Leader, bounds, bytes);
+                false
+            }
+        }
+    }
+
+    /// What was held back is looked at again.
+    fn let_go(&mut self) {
+        self.held_until = None;
+        for tp in self.held.drain() {
+            self.news.news(tp);
         }
     }
 
@@ -288,6 +352,20 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn neighbouring_releases_replicate_and_others_are_told_what_to_do() {
+        let hello = |protocol_min, protocol| {
+            let node_id = 2;
+            check_protocol(&FollowerHello { protocol, protocol_min, node_id, ..FollowerHello::default() })
+        };
+        assert_eq!(hello(PROTOCOL_MIN, PROTOCOL), Ok(()));
+        assert_eq!(hello(PROTOCOL, PROTOCOL + 1), Ok(()), "one release ahead, which understands this one");
+        let ahead = hello(PROTOCOL + 1, PROTOCOL + 2).expect_err("two ahead");
+        assert!(ahead.contains("upgrade this node") && ahead.lines().count() == 1, "{ahead}");
+        let behind = hello(0, PROTOCOL_MIN - 1).expect_err("too old");
+        assert!(behind.contains("upgrade node 2"), "{behind}");
+    }
 
     #[test]
     fn news_of_a_partition_is_kept_once_and_in_order() {

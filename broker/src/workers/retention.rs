@@ -34,6 +34,9 @@ pub(super) async fn run(node: Arc<Node>) {
 
 /// Raises the log start as far as the topic's retention says; its leader alone decides.
 async fn retain(node: &Arc<Node>, partition: &Arc<Partition>) -> Result<(), String> {
+    if let Ok(bounds) = partition.bounds() {
+        release(partition, bounds.log_start).await;
+    }
     partition.follow_log_start().map_err(|e| e.to_string())?;
     if !partition.terms().is_leader {
         return Ok(());
@@ -81,9 +84,23 @@ pub async fn raise_log_start(
     let leader_epoch = partition.terms().leader_epoch;
     let raised = node.offloader.raise_log_start(partition.tp, &partition.topic, leader_epoch, offset).await;
     partition.set_manifest(raised.map_err(|e| e.to_string())?);
+    release(partition, offset).await;
     partition.raise_log_start(offset).map_err(|e| e.to_string())?;
     evict(node, partition, false).await;
     Ok(())
+}
+
+/// Has the partition's group, if one replicates it, let go of what lies below `target`.
+async fn release(partition: &Partition, target: Offset) {
+    let terms = partition.terms();
+    let Some(group) = terms.raft.as_ref().and_then(|raft| raft.group.as_ref()) else { return };
+    if target <= group.released_end() {
+        return;
+    }
+    if let Err(e) = group.release_to(target).await {
+        let (topic, index) = (&partition.topic, partition.tp.partition);
+        tracing::warn!(%topic, partition = index, "the group's log still begins below: {e}");
+    }
 }
 
 /// Drops local segments that need not be kept; returns the bytes freed. `everything`: all that the tier has.
@@ -91,6 +108,7 @@ pub(super) async fn evict(node: &Arc<Node>, partition: &Arc<Partition>, everythi
     let limits = Limits::of(&partition.terms().config);
     let Some(shape) = partition.local_shape() else { return 0 };
     let target = plan_eviction(node.now_ms(), limits, &shape, everything);
+    release(partition, target).await;
     match partition.evict_below(target) {
         Ok(None) => 0,
         Ok(Some(evicted)) => {

@@ -419,7 +419,7 @@ async fn settings_say_where_they_come_from() {
     assert_eq!(entry("highwater.parquet.compression").value.as_deref(), Some("zstd"));
     let broker = describe_configs(&mut client, 4, BROKER, "1").await;
     assert_eq!(broker.error_code, 0);
-    assert!(broker.configs.iter().all(|c| c.read_only));
+    assert!(broker.configs.iter().all(|c| c.read_only || c.name.as_str().ends_with("throttled.rate")));
     assert!(broker.configs.iter().any(|c| c.name.as_str() == "num.partitions"));
     for (kind, resource, code) in
         [(TOPIC, "missing", 3), (TOPIC, "a/b", 17), (BROKER, "2", 42), (99, "x", 42)]
@@ -461,7 +461,10 @@ async fn settings_are_altered_one_by_one_or_as_a_whole() {
         (t(vec![config("retention.ms", 9, Some("1"))]), vec![42]),
         (t(vec![config("segment.ms", 0, Some("1")), config("segment.ms", 1, None)]), vec![42]),
         (vec![resource(TOPIC, "missing", vec![])], vec![3]),
-        (vec![resource(BROKER, "1", vec![])], vec![42]),
+        (vec![resource(BROKER, "1", vec![])], vec![0]),
+        (vec![resource(BROKER, "7", vec![])], vec![102]),
+        (vec![resource(BROKER, "one", vec![])], vec![42]),
+        (vec![resource(BROKER, "1", vec![config("num.io.threads", 0, Some("8"))])], vec![40]),
         (vec![resource(TOPIC, "t", vec![]), resource(TOPIC, "t", vec![])], vec![42, 42]),
     ] {
         let request = IncrementalAlterConfigsRequest::default().with_resources(resources);
@@ -475,6 +478,58 @@ async fn settings_are_altered_one_by_one_or_as_a_whole() {
     let expected = [("cleanup.policy", "delete,compact"), ("segment.ms", "9000")];
     let expected: BTreeMap<String, String> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     assert_eq!(*overrides, expected);
+    harness.stop().await;
+}
+
+/// What `kafka-reassign-partitions --throttle` does, and what it undoes when it verifies.
+#[tokio::test]
+async fn throttles_of_moves_are_kept_and_told() {
+    use incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    const RATES: [&str; 2] = ["follower.replication.throttled.rate", "leader.replication.throttled.rate"];
+    const LISTS: [&str; 2] =
+        ["follower.replication.throttled.replicas", "leader.replication.throttled.replicas"];
+    let harness = Harness::start().await;
+    harness.create_topic("t", 1, &[]).await;
+    let mut client = harness.client().await;
+    let set = |kind: i8, name: &str, names: &[&str], operation: i8, value: Option<&str>| {
+        let config = |name: &&str| {
+            AlterableConfig::default()
+                .with_name(text(name))
+                .with_config_operation(operation)
+                .with_value(value.map(text))
+        };
+        AlterConfigsResource::default()
+            .with_resource_type(kind)
+            .with_resource_name(text(name))
+            .with_configs(names.iter().map(config).collect())
+    };
+    let log_dirs = "replica.alter.log.dirs.io.max.bytes.per.second";
+    let undone = [RATES[0], RATES[1], log_dirs];
+    for (resources, rate, source) in [
+        (vec![set(TOPIC, "t", &LISTS, 0, Some("0:1,0:2")), set(BROKER, "1", &RATES, 0, Some("5"))], "5", 2),
+        (vec![set(BROKER, "", &RATES, 0, Some("7")), set(BROKER, "1", &RATES, 1, None)], "7", 3),
+        (
+            vec![
+                set(TOPIC, "t", &LISTS, 1, None),
+                set(BROKER, "1", &undone, 1, None),
+                set(BROKER, "", &undone, 1, None),
+            ],
+            "9223372036854775807",
+            5,
+        ),
+    ] {
+        let request = IncrementalAlterConfigsRequest::default().with_resources(resources);
+        let answer: IncrementalAlterConfigsResponse =
+            client.call(api::INCREMENTAL_ALTER_CONFIGS, 1, &request).await;
+        assert!(answer.responses.iter().all(|r| r.error_code == 0), "{answer:?}");
+        let broker = describe_configs(&mut client, 4, BROKER, "1").await;
+        for name in RATES {
+            let entry = broker.configs.iter().find(|c| c.name.as_str() == name).expect("listed");
+            assert_eq!((entry.value.as_deref(), entry.config_source), (Some(rate), source), "{name}");
+        }
+        let shared = describe_configs(&mut client, 4, BROKER, "").await;
+        assert_eq!(shared.configs.len(), if source == 3 { 2 } else { 0 }, "what was set for all");
+    }
     harness.stop().await;
 }
 

@@ -81,7 +81,7 @@ pub static CONFIG_DEFS: &[ConfigDef] = &[
         "Replicas whose replication is throttled on followers: partition:broker pairs, or * for all."),
     def("highwater.parquet.compression", String, "zstd", OneOf(&["zstd", "lz4", "none"]), "",
         "Compression of the pages of this topic's Parquet objects."),
-    def("highwater.replication", String, "fetch", Rule::Replication, "",
+    def("highwater.replication", String, "fetch", OneOf(&["fetch", "raft"]), "",
         "How replicas follow the leader: fetch (they pull, as in Kafka) or raft (majority-fsynced writes)."),
     def("highwater.value.format", String, "bytes", OneOf(&["bytes", "utf8", "json"]), "",
         "What values are: utf8 and json annotate the Parquet column and refuse a produce that is not."),

@@ -36,8 +36,6 @@ pub(super) enum Rule {
     GzipLevel,
     /// A boolean that only has its default so far.
     FalseOnly,
-    /// `highwater.replication`.
-    Replication,
 }
 
 /// The items of a comma-separated list, trimmed; the empty text is the empty list.
@@ -110,13 +108,6 @@ fn check_word(rule: Rule, word: &str) -> Result<(), String> {
         Rule::OneOf(words) if !words.contains(&word) => {
             Err(format!("String must be one of: {}", words.join(", ")))
         }
-        Rule::Replication => match word {
-            "fetch" => Ok(()),
-            "raft" => {
-                Err("raft replication needs the clustered release of Highwater; until then use fetch".into())
-            }
-            _ => Err("String must be one of: fetch, raft".into()),
-        },
         _ => Ok(()),
     }
 }

@@ -95,9 +95,16 @@ fn each_refusal_names_its_setting() {
         let message = refusal(name, value);
         assert!(message.contains(name), "{message}");
     }
-    assert!(refusal("highwater.replication", "raft").contains("clustered release"));
     let long = "1:1,".repeat(crate::limits::TOPIC_CONFIG_VALUE_BYTES_MAX);
     assert!(refusal("leader.replication.throttled.replicas", &long).len() < 500);
+}
+
+#[test]
+fn replication_is_by_fetch_unless_raft_is_asked_for() {
+    use super::Replication;
+    assert_eq!(parse(&[]).expect("the defaults").replication, Replication::Fetch);
+    let raft = parse(&[("highwater.replication", "raft")]).expect("both kinds are served");
+    assert_eq!(raft.replication, Replication::Raft);
 }
 
 #[test]

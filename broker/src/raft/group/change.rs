@@ -5,6 +5,12 @@ use std::collections::BTreeMap;
 use super::*;
 
 impl RaftGroup {
+    /// Whether a new replica may be added: it begins where the tier ends, so that must not be below where the
+    /// group's log begins.
+    pub fn is_joinable(&self) -> bool {
+        self.store.is_joinable()
+    }
+
     /// Makes `target` the group's voters: new replicas first catch up as learners, from the tier where they
     /// can. Only on the leader; to be called again until it succeeds, by whoever holds the wish (the
     /// coordinator).
@@ -21,6 +27,10 @@ impl RaftGroup {
         }
         let now = self.members();
         let failed = |e: &dyn std::fmt::Display| ProposeRefusal::Failed(e.to_string());
+        if target.keys().any(|replica| !now.nodes.contains_key(replica)) && !self.is_joinable() {
+            let why = "what the group began with is not in the tier yet: a new replica would lack it";
+            return Err(ProposeRefusal::Failed(why.to_owned()));
+        }
         let change = async {
             for (replica, node) in target.iter().filter(|(replica, _)| !now.nodes.contains_key(replica)) {
                 self.raft
@@ -34,6 +44,17 @@ impl RaftGroup {
         };
         let changed = tokio::time::timeout(deadline, change).await;
         changed.map_err(|_| ProposeRefusal::Failed("a new replica has not caught up".to_owned()))?
+    }
+
+    /// Takes away learners that never became voters. Only on the leader.
+    ///
+    /// # Errors
+    /// As `set_voters`.
+    pub async fn drop_learners(&self, deadline: Duration) -> Result<(), ProposeRefusal> {
+        let set = self.members();
+        let votes = |id: &ReplicaId| set.voters.iter().any(|voters| voters.contains(id));
+        let gone = set.nodes.keys().copied().filter(|id| !votes(id)).collect();
+        self.change(openraft::ChangeMembers::RemoveNodes(gone), deadline).await
     }
 
     /// Lets Raft's log begin at the last segment that starts at or below `offset` and is in the tier; what

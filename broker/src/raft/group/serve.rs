@@ -46,7 +46,8 @@ impl RaftGroup {
         let mut standing = self.refreshed();
         let mut candidacy = standing.candidacy;
         let view = view!(self, standing);
-        self.hears_majority.store(view.hears_majority(now_ms, peers), Ordering::SeqCst);
+        let hears_majority = view.hears_majority(now_ms, peers);
+        let is_news = self.hears_majority.swap(hears_majority, Ordering::SeqCst) != hears_majority;
         if candidacy.stands(now_ms, &view, peers) {
             wish.stands = Some(Ask { candidate: self.me, last: view.last });
         }
@@ -55,6 +56,10 @@ impl RaftGroup {
         if standing.known.leads && standing.reported_term != Some(term) {
             standing.reported_term = Some(term);
             wish.report_term = Some(term);
+        }
+        // Until it takes writes a leader looks again each tick: not all that it waits for is told.
+        if is_news || (standing.known.leads && !self.has_served(term)) {
+            self.review.notify_one();
         }
         let comes_to_rest = self.rest(&mut standing, now_ms);
         // The last word on commits may have been lost, and nothing would come after it.
@@ -88,7 +93,7 @@ impl RaftGroup {
     /// A report of leadership was not taken: it is made again.
     pub(in crate::raft) fn reported(&self, term: u64, is_on_record: bool) {
         if is_on_record {
-            self.is_on_record.store(true, Ordering::SeqCst);
+            self.note_on_record();
             return;
         }
         let mut standing = self.refreshed();

@@ -104,6 +104,13 @@ impl Store {
         Ok(Some((id, members.unwrap_or(none), Snapshot { tier, beginning })))
     }
 
+    /// Whether a new replica may begin at a snapshot: what lies below is in the tier. A group that has taken
+    /// over from fetch replication begins above what is tiered, and only its first voters have the rest.
+    pub(in crate::raft) fn is_joinable(&self) -> bool {
+        let tiered_end = self.port.tier().tiered_end;
+        self.lock().side.state().base().offset <= tiered_end
+    }
+
     /// The last entry below the newest segment start that is at or below `offset` and needs no copy here;
     /// None where that is not above the base.
     pub(in crate::raft) fn releasable(&self, offset: Offset) -> io::Result<Option<EntryId>> {
@@ -201,6 +208,11 @@ impl Store {
         let inner = self.lock();
         let index = inner.applied.0.map_or(0, |id| id.index);
         inner.side.state().members_at(index)
+    }
+
+    /// The newest members in the log, committed or not.
+    pub(in crate::raft) fn members_newest(&self) -> Option<SetMembers> {
+        self.lock().side.state().members_at(u64::MAX)
     }
 
     /// Marks of the log's first entry, for openraft: what lies at or below is gone.

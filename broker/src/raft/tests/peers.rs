@@ -71,6 +71,7 @@ fn messages_come_back_as_they_were() {
         Answer::Vote { vote, is_granted: true, last: None },
         Answer::PreVotes(vec![true, false]),
         Answer::Snapshot { vote },
+        Answer::Replicas(vec![Some(0), None, Some(7 << 32 | 2)]),
         Answer::Refused("why".to_owned()),
     ] {
         assert_eq!(answer_in(answer_out(answer.clone())).expect("own message"), answer);

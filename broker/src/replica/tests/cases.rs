@@ -283,18 +283,72 @@ fn damage_is_replaced_by_a_leader_that_has_committed_it() {
     let log = open(&disk);
     assert!(log.damaged_below().is_some());
     let mut damaged = ReplicaLog::new(3, log, TierEnd::default());
-    damaged.set_assignment(NOW, &assignment(1, 0, &[1, 2]));
+    damaged.set_assignment(NOW, &assignment(1, 0, &[1, 2, 3]));
     let refused = FetchAnswer {
         position: damaged.next_fetch(1).expect("follows").position,
         high_watermark: 119,
         log_start: 0,
         content: AnswerContent::Begin(Beginning::default()),
     };
-    damaged.take_answer(NOW, &refused).expect_err("the leader has not committed what was durable here");
+    damaged
+        .take_answer(NOW, &refused)
+        .expect_err("it is counted on, and the leader has not committed it all");
+    let next = Assignment { partition_epoch: 1, ..assignment(1, 0, &[1, 2]) };
+    for replica in [&mut one, &mut two, &mut damaged] {
+        replica.set_assignment(NOW, &next);
+    }
     let taken = exchange(&mut one, &mut damaged, 0);
     assert!(taken.damage_cut && taken.appended_batches > 0, "{taken:?}");
     catch_up(&mut one, &mut damaged, 0);
     assert_eq!(stored(damaged.log()), stored(one.log()));
+}
+
+/// What is lost here, a follower may have: compared with what is left it would cut that off.
+#[test]
+fn a_leader_that_has_lost_something_cuts_nobody_and_drops_nobody() {
+    let [mut one, mut two, mut three] = three();
+    for n in 0..60 {
+        append(&mut one, 7, n * 2);
+    }
+    catch_up(&mut one, &mut two, 0);
+    catch_up(&mut one, &mut three, 0);
+    let disk = SimDisk::new();
+    let mut log = open(&disk);
+    for (header, bytes) in stored(one.log()) {
+        log.append_replicated(&header, &bytes, NOW).expect("follows");
+    }
+    let done = log.flush_ticket().run().expect("syncs");
+    log.flushed(done);
+    let start = log.sealed()[1].start;
+    let file = disk.open(&format!("{start:020}.log")).expect("a sealed segment");
+    file.write_at(&[IoSlice::new(&[0xff; 40])], 300).expect("writes");
+    disk.remove("checkpoint").expect("else it would be believed");
+    let mut damaged = ReplicaLog::new(1, open(&disk), TierEnd::default());
+    damaged.set_assignment(NOW, &assignment(1, 1, &[1, 2, 3]));
+    assert!(damaged.has_lost() && damaged.log().log_end() < two.log().log_end());
+    for follower in [&mut two, &mut three] {
+        follower.set_assignment(NOW, &assignment(1, 1, &[1, 2, 3]));
+        let end = follower.log().log_end();
+        let fetch = follower.next_fetch(1).expect("follows");
+        let served = damaged.serve_fetch(NOW, &fetch, 0, 400).into_answer().expect("reads");
+        assert_eq!(served.content, AnswerContent::Refused(LeaderRefusal::NotLeader));
+        follower.take_answer(NOW, &served).expect_err("refused");
+        assert_eq!(follower.log().log_end(), end, "nothing is cut");
+    }
+    // However long it takes, it drops nobody: they may have everything.
+    for later in 1..10 {
+        assert_eq!(damaged.tick(NOW + later * LAG_MS).propose, None);
+    }
+    let (header, bytes) = batch(8, 0, 1);
+    damaged.append_as_leader(&header, &bytes, false, NOW).expect_err("takes nothing");
+    // Another leads: what was lost comes back from it.
+    two.set_assignment(NOW, &assignment(2, 2, &[2, 3]));
+    three.set_assignment(NOW, &assignment(2, 2, &[2, 3]));
+    damaged.set_assignment(NOW, &assignment(2, 2, &[2, 3]));
+    catch_up(&mut two, &mut three, 0);
+    catch_up(&mut two, &mut damaged, 0);
+    assert!(!damaged.has_lost());
+    assert_eq!(stored(damaged.log()), stored(two.log()));
 }
 
 /// A node that comes back with records of its own below the tier's end takes them for committed only if they
