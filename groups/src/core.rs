@@ -17,6 +17,7 @@ pub mod protocol;
 pub mod records;
 pub mod request;
 pub mod settings;
+pub mod shard;
 pub mod timers;
 mod turn;
 pub mod txn;

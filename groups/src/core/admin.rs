@@ -1,5 +1,7 @@
 //! ListGroups, DescribeGroups, ConsumerGroupDescribe, DeleteGroups.
 
+use std::collections::BTreeMap;
+
 use super::answer::{
     DescribedClassic, DescribedClassicMember, DescribedConsumer, DescribedConsumerMember, ListedGroup,
 };
@@ -89,6 +91,17 @@ impl Groups {
         debug_assert!(self.is_loaded, "a list before all is known");
         let listed = self.groups.iter().map(|(id, group)| group.listed(id));
         listed.filter(|group| among(states, group.state) && among(kinds, group.kind)).collect()
+    }
+
+    /// How many groups there are of each kind and state; for metrics.
+    pub fn counts(&self) -> BTreeMap<(&'static str, &'static str), usize> {
+        let mut counts = BTreeMap::new();
+        for (id, group) in &self.groups {
+            let listed = group.listed(id);
+            *counts.entry((listed.kind, listed.state)).or_default() += 1;
+        }
+        debug_assert_eq!(counts.values().sum::<usize>(), self.groups.len(), "a group that is not counted");
+        counts
     }
 
     /// DescribeGroups: classic groups only. Older versions show what is not there as a dead group.

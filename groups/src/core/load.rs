@@ -4,6 +4,7 @@ use highwater_model::ProducerId;
 
 use super::answer::Effect;
 use super::classic::ClassicGroup;
+use super::codec::Damage;
 use super::consumer::ConsumerGroup;
 use super::error::GroupError;
 use super::machine::{Group, Groups};
@@ -28,6 +29,20 @@ impl ConsumerGroup {
 }
 
 impl Groups {
+    /// One record of the log as stored; a kind that is not ours is left alone. What cannot be read changes
+    /// nothing: the caller notes its place and goes on, as Kafka does.
+    pub fn load_bytes(
+        &mut self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        producer: Option<ProducerId>,
+    ) -> Result<(), Damage> {
+        if let Some(record) = Record::decode(key, value)? {
+            self.load(&record, producer);
+        }
+        Ok(())
+    }
+
     /// One record of the log, in its order; `producer` if it is part of a transaction.
     pub fn load(&mut self, record: &Record, producer: Option<ProducerId>) {
         assert!(!self.is_loaded, "a shard is loaded once");

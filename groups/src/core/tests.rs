@@ -112,8 +112,7 @@ impl Notebook {
         for logged in &self.log {
             match logged {
                 Logged::Record(producer, key, value) => {
-                    let record = Record::decode(key, value.as_deref()).expect("whole").expect("ours");
-                    groups.load(&record, *producer);
+                    groups.load_bytes(key, value.as_deref(), *producer).expect("whole");
                 }
                 Logged::Marker(producer, is_commit) => groups.load_marker(*producer, *is_commit),
             }

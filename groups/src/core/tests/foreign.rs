@@ -159,7 +159,8 @@ proptest! {
             }
         }
         notebook.groups.check();
-        notebook.groups.list(&[], &[]);
+        let listed = notebook.groups.list(&[], &[]).len();
+        assert_eq!(notebook.groups.counts().values().sum::<usize>(), listed);
         notebook.groups.unload(notebook.now, &mut Vec::new());
     }
 }
