@@ -121,3 +121,79 @@ pub fn encode_assignment(version: i16, partitions: &Partitions, topics: &Topics)
     debug_assert!(decode_assignment(&bytes, topics).is_ok(), "an assignment that cannot be read");
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use highwater_model::TopicId;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// As Kafka's client writes them.
+    const FIXTURES: &str = include_str!("protocol_fixtures.txt");
+
+    fn fixtures() -> BTreeMap<&'static str, Vec<u8>> {
+        let bytes = |hex: &str| -> Vec<u8> {
+            let digits: Vec<char> = hex.chars().collect();
+            let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
+            digits.chunks(2).map(byte).collect()
+        };
+        let lines = FIXTURES.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split_once(' ').unwrap()).map(|(name, hex)| (name, bytes(hex))).collect()
+    }
+
+    fn topics() -> Topics {
+        let id = |number| TopicId(Uuid::from_u128(number));
+        Topics::new([("a".into(), id(1), 2), ("b".into(), id(2), 1)])
+    }
+
+    #[test]
+    fn subscriptions_of_every_version_are_read() {
+        let fixtures = fixtures();
+        for version in 0..=VERSION_MAX {
+            let bytes = &fixtures[format!("subscription-{version}").as_str()];
+            let read = Subscription::decode(bytes).unwrap();
+            assert_eq!((read.version, read.topics.len()), (version, 2));
+            let owned: usize = read.owned_by_id(&topics()).values().map(BTreeSet::len).sum();
+            assert_eq!(owned, if version >= 1 { 3 } else { 0 });
+            assert_eq!(read.rack_id.as_deref(), (version >= 3).then_some("r"));
+            for end in 0..bytes.len() {
+                assert!(Subscription::decode(&bytes[..end]).is_err(), "cut at {end}");
+            }
+            // A newer version adds to the end.
+            let newer = [&[0, 9], &fixtures["subscription-3"][2..], &[1, 2, 3]].concat();
+            assert_eq!(Subscription::decode(&newer).unwrap().topics.len(), 2);
+        }
+        let plain = Subscription::decode(&fixtures["subscription-plain"]).unwrap();
+        assert_eq!((plain.topics.len(), plain.owned.len(), plain.rack_id), (1, 0, None));
+    }
+
+    #[test]
+    fn assignments_are_read_and_written_as_clients_do() {
+        let (fixtures, topics) = (fixtures(), topics());
+        for version in 0..=VERSION_MAX {
+            let bytes = &fixtures[format!("assignment-{version}").as_str()];
+            let read = decode_assignment(bytes, &topics).unwrap();
+            assert!(!read.has_user_data);
+            assert_eq!(encode_assignment(version, &read.partitions, &topics)[..], bytes[..]);
+        }
+        assert!(decode_assignment(&fixtures["assignment-data"], &topics).unwrap().has_user_data);
+        assert_eq!(decode_assignment(&[], &topics), Ok(Assignment::default()));
+        // What is gone is left out.
+        let left = decode_assignment(&fixtures["assignment-3"], &Topics::default()).unwrap();
+        assert!(left.partitions.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = Subscription::decode(&bytes);
+            let _ = decode_assignment(&bytes, &topics());
+            let claimed = [&[0, 1, 0xff, 0xff, 0xff, 0x7f][..], &bytes].concat();
+            prop_assert!(Subscription::decode(&claimed).is_err());
+        }
+    }
+}
