@@ -75,6 +75,7 @@ struct Cluster {
     /// Ports that were taken for nodes that have not started yet.
     listeners: Mutex<BTreeMap<NodeId, std::net::TcpListener>>,
     list: BTreeMap<NodeId, String>,
+    session_timeout: Duration,
 }
 
 /// A node that runs.
@@ -102,7 +103,14 @@ impl Cluster {
         }
         let address = |l: &std::net::TcpListener| l.local_addr().expect("bound").to_string();
         let list = listeners.iter().map(|(id, l)| (*id, address(l))).collect();
-        Cluster { dir: tempfile::tempdir().expect("scratch"), listeners: Mutex::new(listeners), list }
+        let dir = tempfile::tempdir().expect("scratch");
+        // Brokers that are registered here have no sessions, and must not be missed.
+        Cluster { dir, listeners: Mutex::new(listeners), list, session_timeout: 10 * LONG }
+    }
+
+    /// One that soon misses a broker without a session.
+    fn impatient(size: u64) -> Cluster {
+        Cluster { session_timeout: Duration::from_secs(2), ..Cluster::new(size) }
     }
 
     fn data_dir(&self, id: NodeId) -> PathBuf {
@@ -113,7 +121,7 @@ impl Cluster {
         let mut settings = CoordinatorSettings::new(id, self.data_dir(id), Arc::new(TestClock));
         settings.coordinators = self.list.clone();
         settings.snapshot_entries = 50;
-        settings.session_timeout = Duration::from_secs(2);
+        settings.session_timeout = self.session_timeout;
         settings
     }
 

@@ -26,7 +26,7 @@ fn is_fenced(coordinator: &Coordinator, id: NodeId) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_a_session_stays_and_who_has_not_is_fenced() {
-    let cluster = Cluster::new(3);
+    let cluster = Cluster::impatient(3);
     let nodes = cluster.start_all().await;
     let led = leader(&nodes).await;
     let observer = observe(&cluster, 7).await;
@@ -68,7 +68,7 @@ async fn who_has_a_session_stays_and_who_has_not_is_fenced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_outlive_the_leader_and_a_dead_broker_beside_it_is_fenced() {
-    let cluster = Cluster::new(3);
+    let cluster = Cluster::impatient(3);
     let mut nodes = cluster.start_all().await;
     let observer = observe(&cluster, 7).await;
     let handle = session(&observer, 7, 7).await;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use highwater_model::topic_config::{ConfigKind, config_def, list_items};
+use highwater_model::topic_config::{ConfigKind, Replication, config_def, list_items};
 use highwater_model::{TopicConfig, TopicId, TopicPartition};
 
 use super::command::{ConfigOp, ConfigOpKind, Reply};
@@ -20,7 +20,7 @@ impl ClusterState {
         overrides: &BTreeMap<String, String>,
     ) -> Result<Outcome, Refusal> {
         let topic = self.topics.get(&topic_id).ok_or(Refusal::TopicUnknown)?;
-        let config = TopicConfig::from_overrides(overrides)?;
+        let config = parsed(rules, overrides)?;
         if *overrides == topic.overrides {
             return Ok(Outcome::unchanged(Reply::Done));
         }
@@ -96,6 +96,18 @@ impl ClusterState {
         debug_assert!(overrides.len() <= topic.overrides.len() + ops.len());
         self.decide_replace_configs(rules, topic_id, &overrides)
     }
+}
+
+/// The settings in force, if the rules know them: before rules 3 no topic could be replicated by raft.
+pub(super) fn parsed(rules: u16, overrides: &BTreeMap<String, String>) -> Result<TopicConfig, Refusal> {
+    let config = TopicConfig::from_overrides(overrides)?;
+    debug_assert!(overrides.keys().all(|name| config_def(name).is_some()), "validated");
+    if rules < 3 && config.replication == Replication::Raft {
+        let reason = "raft replication needs the clustered release of Highwater; until then use fetch";
+        let reason = format!("Invalid value raft for configuration highwater.replication: {reason}");
+        return Err(Refusal::ConfigInvalid(reason));
+    }
+    Ok(config)
 }
 
 /// The value in force of a list setting, changed, each item once, as text.

@@ -5,9 +5,10 @@ use highwater_model::limits::{
     DELETED_TOPICS_MAX, PARTITIONS_MAX, PARTITIONS_PER_REQUEST_MAX, PARTITIONS_PER_TOPIC_MAX, REPLICAS_MAX,
     TOPICS_MAX,
 };
-use highwater_model::{NodeId, TopicConfig, TopicId, topic_name};
+use highwater_model::{NodeId, TopicId, topic_name};
 
 use super::command::{NewTopic, Reply, TopicCreated};
+use super::configs::parsed;
 use super::edit::{Edit, Outcome};
 use super::placement::Placement;
 use super::refusal::Refusal;
@@ -44,7 +45,7 @@ impl ClusterState {
             return Err(Refusal::LimitReached(format!("at most {TOPICS_MAX} topics")));
         }
         let replication_factor = self.check_assignments(rules, &assignments, None)?;
-        TopicConfig::from_overrides(&new.configs)?;
+        parsed(rules, &new.configs)?;
         let created = TopicCreated {
             topic_id: new.topic_id,
             partitions: i32::try_from(assignments.len()).expect("bounded by check_room"),

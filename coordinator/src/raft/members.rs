@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use highwater_model::limits::{COORDINATORS_MAX, LEARNER_LAG_ENTRIES_MAX, MEMBERS_LOOK};
+use highwater_model::limits::{COORDINATORS_MAX, LEARNER_LAG_ENTRIES_MAX, MEMBERS_LOOK, METADATA_LEADERLESS};
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Raft, ServerState};
 use uuid::Uuid;
@@ -128,8 +128,11 @@ async fn settle(raft: &Raft<TypeConfig>, found: &Found, is_joint: bool) {
             ChangeMembers::AddVoterIds(ready)
         }
     };
-    if let Err(e) = raft.change_membership(change, false).await {
-        tracing::warn!("the change of coordinators goes on later: {e}");
+    // Without a majority there is no answer; who the members are is followed meanwhile.
+    match tokio::time::timeout(METADATA_LEADERLESS, raft.change_membership(change, false)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(e)) => tracing::warn!("the change of coordinators goes on later: {e}"),
+        Err(_) => tracing::warn!("the change of coordinators goes on later: no majority has answered"),
     }
 }
 
