@@ -1,9 +1,9 @@
-//! A replica whose log has lost part of what was durable is not to be counted on: it says so, and leads no more
-//! where another one may; then it fills its log again as a follower does (docs/adr/0012).
+//! A replica whose log has lost part of what was durable is not to be counted on: it says so, and leads no
+//! more where another one may; then it fills its log again as a follower does (docs/adr/0012).
 //!
-//! The order matters: filled first, it would lack committed records for a while, and might be elected meanwhile
-//! by a control plane that takes it to have them. Where no other replica may lead nothing is asked: what is
-//! left stays readable here, and appends are refused, until one comes back or an operator decides.
+//! The order matters: filled first, it would lack committed records for a while, and might be elected
+//! meanwhile by a control plane that takes it to have them. Where no other replica may lead nothing is asked:
+//! what is left stays readable here, and appends are refused, until one comes back or an operator decides.
 
 use std::sync::Arc;
 
