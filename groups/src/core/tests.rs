@@ -166,15 +166,15 @@ impl<'a> Words<'a> {
     }
 }
 
-const FRESH: &str = "-00000000-0000-0000-0000-00000000";
+const FRESH: &str = "00000000-0000-0000-0000-00000000";
 
-/// Member ids stand short in transcripts: `c~1` is client `c` with the id made at request 1.
+/// Member ids stand short in transcripts: `c~1` is client `c` with the id made at request 1, `@1` that id alone.
 pub(crate) fn expand(text: &str) -> String {
-    match text.split_once('~') {
-        Some((client, number)) => {
-            format!("{client}{FRESH}{:04x}", number.parse::<u32>().expect("a number"))
-        }
-        None => text.to_string(),
+    let fresh = |number: &str| format!("{FRESH}{:04x}", number.parse::<u32>().expect("a number"));
+    match (text.split_once('~'), text.strip_prefix('@')) {
+        (Some((client, number)), _) => format!("{client}-{}", fresh(number)),
+        (None, Some(number)) => fresh(number),
+        (None, None) => text.to_string(),
     }
 }
 
@@ -184,7 +184,10 @@ pub(crate) fn shorten(text: &str) -> String {
     while let Some(at) = rest.find(FRESH) {
         let end = at + FRESH.len() + 4;
         let number = u32::from_str_radix(&rest[at + FRESH.len()..end], 16).expect("hex");
-        write!(out, "{}~{number}", &rest[..at]).expect("text");
+        match rest[..at].strip_suffix('-') {
+            Some(before) => write!(out, "{before}~{number}").expect("text"),
+            None => write!(out, "{}@{number}", &rest[..at]).expect("text"),
+        }
         rest = &rest[end..];
     }
     out + rest

@@ -387,3 +387,64 @@ fn settle(notebook: &mut Notebook, clients: &mut [Consumer]) {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Members of both protocols in one group, which goes from one to the other and back.
+    #[test]
+    fn mixed_groups_hold_whatever_comes(draws in draws(200)) {
+        let mut notebook = Notebook::new(settings());
+        let mut promises = Promises::default();
+        let group: [Name; 1] = ["g".into()];
+        let mut clients: Vec<Consumer> = (0..3)
+            .map(|n| Consumer {
+                id: format!("m{n}"),
+                topics: "a",
+                instance: [None, Some("i0"), None][n],
+                ..Consumer::default()
+            })
+            .collect();
+        let mut seen = [0; 2];
+        for draw in draws {
+            let (what, who, how, much) = draw;
+            let at = usize::from(who) % clients.len();
+            match what % 16 {
+                0..=3 => {
+                    let effects = notebook.request("c", clients[at].beat("g", how % 4 == 0));
+                    clients[at].hear(&effects);
+                }
+                4 => {
+                    let mut leaving = clients[at].clone();
+                    leaving.epoch = -1;
+                    notebook.request("c", leaving.beat("g", false));
+                    clients[at].epoch = 0;
+                    clients[at].owned.clear();
+                }
+                5 => drop(notebook.advance(i64::from(much) * 100)),
+                6 => {
+                    notebook.reload();
+                    promises.generations.clear();
+                }
+                7 => compare(&notebook),
+                _ => {
+                    let draw = (what / 16, who, how, much);
+                    let request = classic_request(&notebook, &promises, group[0].clone(), draw);
+                    let effects = notebook.request("c", request);
+                    promises.hear(None, &effects);
+                }
+            }
+            promises.grew(&notebook, &group);
+            match notebook.groups.group("g") {
+                Some(Group::Consumer(group)) => {
+                    disjoint(group, &clients);
+                    seen[0] += 1;
+                }
+                Some(Group::Classic(_)) => seen[1] += 1,
+                None => {}
+            }
+        }
+        compare(&notebook);
+        prop_assert!(seen[0] + seen[1] > 0 || notebook.log.is_empty());
+    }
+}
