@@ -122,9 +122,11 @@ impl PartitionLog {
         bumps_epoch: bool,
         now_ms: i64,
     ) -> Option<VerificationTicket> {
-        // What is there already, or never will be, need not be asked for.
-        if self.producers.table.check(header) != Ok(Sequenced::New) {
-            return None;
+        match self.producers.table.check(header) {
+            // What is there already, or never will be, need not be asked for. What comes before its turn is:
+            // its turn may have come when the answer is there.
+            Ok(Sequenced::Duplicate { .. }) | Err(SequenceRefusal::StaleEpoch { .. }) => return None,
+            Ok(Sequenced::New) | Err(_) => {}
         }
         self.verifications.draw(&self.producers.table, header, bumps_epoch, now_ms)
     }

@@ -332,6 +332,25 @@ fn produce_is_judged_with_a_ticket() {
 }
 
 #[test]
+fn batches_that_were_sent_together_wait_together() {
+    let (mut log, _) = open(&SimDisk::new());
+    let before = data(2, 0, 1, true);
+    put(&mut log, &before);
+    put(&mut log, &marker_batch(2, 0, EndMarker { commit: true, coordinator_epoch: 0 }, NOW));
+    let sent: Vec<Bytes> = (1..4).map(|sequence| data(2, sequence, 1, true)).collect();
+    let headers: Vec<_> = sent.iter().map(|bytes| BatchHeader::parse(bytes).expect("whole")).collect();
+    let tickets: Vec<_> = headers.iter().map(|h| log.verification_ticket(h, false, NOW)).collect();
+    assert!(tickets[0].is_some() && tickets.iter().all(|ticket| *ticket == tickets[0]), "one question");
+    assert!(matches!(log.check_produce(&headers[1], tickets[1]), Err(SequenceRefusal::OutOfOrder { .. })));
+    for ((bytes, header), ticket) in sent.iter().zip(&headers).zip(tickets) {
+        assert_eq!(log.check_produce(header, ticket), Ok(Sequenced::New));
+        put(&mut log, bytes);
+    }
+    let late = BatchHeader::parse(&before).expect("whole");
+    assert_eq!(log.verification_ticket(&late, false, NOW), None, "it is there already");
+}
+
+#[test]
 fn a_deleted_beginning_holds_nothing_up() {
     let mut model = Model::new();
     model.take(Step::Data { producer: 1, records: 3, transactional: true });
