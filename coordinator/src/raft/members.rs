@@ -177,7 +177,7 @@ impl RaftNode {
         }
         match change {
             MemberChange::Remove { .. } if known.is_none() => {
-                return refuse(format!("node {node_id} is no coordinator"));
+                refuse(format!("node {node_id} is no coordinator"))
             }
             MemberChange::Remove { .. } => self.take_out(node_id, &found).await,
             MemberChange::Put { address, storage, .. } => {
