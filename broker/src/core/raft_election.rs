@@ -4,8 +4,9 @@
 //! nothing. A replica stands only when its leader's node is gone or silent, or when it knows of no leader;
 //! candidates of a group come one after another by a rank that every replica computes alike. openraft 0.9 has
 //! no pre-vote, so a candidate asks first: peers that hear the leader, or have a longer log, say no, and no
-//! term is spent; a node that comes back does not unseat a leader that others follow. Nothing here bears on
-//! safety: that is openraft's. Invariant 17.
+//! term is spent; a node that comes back does not unseat a leader that others follow. Who has given its vote
+//! leaves that candidate time: a term beyond the new leader's would make it stumble at its next entry. Nothing
+//! here bears on safety: that is openraft's. Invariant 17.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,6 +73,8 @@ pub struct View<'a> {
     pub last: Option<EntryId>,
     /// When the leader last sent an entry or a commit.
     pub led_at_ms: i64,
+    /// When this replica last voted for another one.
+    pub voted_at_ms: i64,
 }
 
 impl View<'_> {
@@ -79,8 +82,13 @@ impl View<'_> {
         self.members.voters.iter().any(|set| set.contains(&replica))
     }
 
+    /// A candidate that this replica voted for may be about to lead.
+    pub fn has_voted_lately(&self, now_ms: i64) -> bool {
+        now_ms < self.voted_at_ms.saturating_add(RAFT_LEASE_MS as i64)
+    }
+
     /// Whether the leader's node is heard; this node always is.
-    fn hears_leader(&self, now_ms: i64, peers: &Peers) -> bool {
+    pub fn hears_leader(&self, now_ms: i64, peers: &Peers) -> bool {
         let node = self.leader.and_then(|leader| self.members.nodes.get(&leader));
         node.is_some_and(|node| *node == self.node || peers.is_alive(now_ms, *node))
     }
@@ -132,7 +140,7 @@ impl Candidacy {
         let since_ms = *self.since_ms.get_or_insert(now_ms);
         let own_turn_ms = since_ms + view.rank() * RAFT_CANDIDATE_STEP_MS;
         debug_assert!(own_turn_ms >= since_ms);
-        if now_ms < own_turn_ms.max(self.next_try_ms) {
+        if now_ms < own_turn_ms.max(self.next_try_ms) || view.has_voted_lately(now_ms) {
             return false;
         }
         self.tries += 1;
@@ -165,7 +173,7 @@ pub fn would_vote(now_ms: i64, ask: &Ask, view: &View<'_>, peers: &Peers) -> boo
     let is_led = !leader_asks && view.hears_leader(now_ms, peers);
     // openraft refuses within the lease whatever is known of the leader's node.
     let within_lease = now_ms < view.led_at_ms.saturating_add(RAFT_LEASE_MS as i64);
-    !leads && !is_led && !within_lease && ask.last >= view.last
+    !leads && !is_led && !within_lease && !view.has_voted_lately(now_ms) && ask.last >= view.last
 }
 
 /// A number that differs from group to group and from replica to replica (splitmix64).
@@ -187,7 +195,8 @@ mod tests {
     }
 
     fn view(members: &Members, me: u64, leader: Option<u64>) -> View<'_> {
-        View { me, node: me, seed: 7, members, leader, term: 1, last: None, led_at_ms: -10_000 }
+        let (led_at_ms, voted_at_ms) = (-10_000, -10_000);
+        View { me, node: me, seed: 7, members, leader, term: 1, last: None, led_at_ms, voted_at_ms }
     }
 
     fn peers(now_ms: i64, nodes: &[u64]) -> Peers {
@@ -258,6 +267,20 @@ mod tests {
             would_vote(9, &returned, &view(&members, 3, Some(1)), &peers(0, &[1])),
             "the leader itself asks"
         );
+    }
+
+    #[test]
+    fn who_has_voted_leaves_that_candidate_time() {
+        let members = members();
+        let peers = peers(0, &[1, 2]);
+        let lease = RAFT_LEASE_MS as i64;
+        let voted = View { voted_at_ms: 0, ..view(&members, 3, None) };
+        let ask = Ask { candidate: 1, last: None };
+        let mut candidacy = Candidacy::default();
+        assert!((0..lease).all(|now| !candidacy.stands(now, &voted, &peers)));
+        assert!(!would_vote(lease - 1, &ask, &voted, &peers));
+        assert!(would_vote(lease, &ask, &voted, &peers), "it did not come to lead");
+        assert!(candidacy.stands(lease, &voted, &peers));
     }
 
     #[test]

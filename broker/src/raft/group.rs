@@ -94,6 +94,7 @@ struct Standing {
     known: Known,
     candidacy: Candidacy,
     led_at_ms: i64,
+    voted_at_ms: i64,
     /// The leader of this term has started anew and leads no more.
     deposed_term: Option<u64>,
     reported_term: Option<u64>,
@@ -174,6 +175,7 @@ impl RaftGroup {
                 known,
                 candidacy: Candidacy::default(),
                 led_at_ms: i64::MIN / 2,
+                voted_at_ms: i64::MIN / 2,
                 deposed_term: None,
                 reported_term: None,
                 active_at_ms: 0,

@@ -174,26 +174,39 @@ impl RaftHost {
                 Err(refused) => refused,
             },
             Request::Vote(ask) => match self.addressed(ask.route.tp, ask.route.to) {
-                Ok(group) => group.serve_vote(ask).await,
+                Ok(group) => group.serve_vote(ask, self.now_ms()).await,
                 Err(refused) => refused,
             },
             Request::Snapshot(send) => match self.addressed(send.route.tp, send.route.to) {
                 Ok(group) => group.serve_snapshot(send).await,
                 Err(refused) => refused,
             },
-            Request::PreVotes(asks) => {
-                let (now_ms, peers) = (self.now_ms(), self.peers().clone());
-                let judge = |pre: &PreVote| match self.addressed(pre.tp, pre.to) {
-                    Ok(group) => group.would_vote(now_ms, &pre.ask, &peers),
-                    Err(_) => false,
-                };
-                Answer::PreVotes(asks.iter().map(judge).collect())
-            }
+            Request::PreVotes(asks) => self.serve_pre_votes(from, &asks),
             Request::Replicas(asked) => {
                 let groups = self.groups();
                 Answer::Replicas(asked.iter().map(|tp| groups.get(tp).map(|group| group.me)).collect())
             }
         }
+    }
+
+    fn serve_pre_votes(&self, from: NodeId, asks: &[PreVote]) -> Answer {
+        let (now_ms, peers) = (self.now_ms(), self.peers().clone());
+        let mut unheard = Vec::new();
+        let judge = |pre: &PreVote| match self.addressed(pre.tp, pre.to) {
+            Ok(group) => {
+                let is_yes = group.would_vote(now_ms, &pre.ask, &peers);
+                if group.leads_on(from) {
+                    unheard.push(group);
+                }
+                is_yes
+            }
+            Err(_) => false,
+        };
+        let said = asks.iter().map(judge).collect();
+        // Who asks does not know who leads. In a group at rest nothing else would tell it; and if it is in a
+        // later term, that is better found now than by the next write.
+        heartbeat_all(unheard);
+        Answer::PreVotes(said)
     }
 
     /// The group here, if the replica that is spoken to is the one that this node has now.
@@ -242,11 +255,7 @@ impl RaftHost {
                 leading.push(group);
             }
         }
-        tokio::spawn(async move {
-            for group in leading {
-                group.heartbeat().await;
-            }
-        });
+        heartbeat_all(leading);
     }
 
     fn tick(self: &Arc<RaftHost>) {
@@ -344,9 +353,24 @@ impl RaftHost {
             return;
         }
         candidate.yes.clear();
-        let (group, now_ms) = (candidate.group.clone(), self.now_ms());
-        tokio::spawn(async move { group.elect(now_ms).await });
+        let (host, group) = (self.clone(), candidate.group.clone());
+        tokio::spawn(async move {
+            let peers = host.peers().clone();
+            group.elect(host.now_ms(), &peers).await;
+        });
     }
+}
+
+/// Leaders say that they lead, one after another.
+fn heartbeat_all(groups: Vec<Arc<RaftGroup>>) {
+    if groups.is_empty() {
+        return;
+    }
+    tokio::spawn(async move {
+        for group in groups {
+            group.heartbeat().await;
+        }
+    });
 }
 
 /// Tells the coordinator who leads, and the group whether that is on record.

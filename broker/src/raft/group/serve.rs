@@ -16,6 +16,7 @@ macro_rules! view {
             term: $standing.known.term,
             last: $group.store.last().or($group.store.base_id()),
             led_at_ms: $standing.led_at_ms,
+            voted_at_ms: $standing.voted_at_ms,
         }
     };
 }
@@ -129,10 +130,12 @@ impl RaftGroup {
         let _ = self.raft.trigger().heartbeat().await;
     }
 
-    /// Stands for election in a new term.
-    pub(in crate::raft) async fn elect(&self, now_ms: i64) {
+    /// Stands for election in a new term; unless another one has come to lead since peers were asked.
+    pub(in crate::raft) async fn elect(&self, now_ms: i64, peers: &Peers) {
         let _vote = self.votes.lock().await;
-        self.refreshed().candidacy.elects(now_ms);
+        if !self.still_stands(now_ms, peers) {
+            return;
+        }
         let triggered = self.raft.trigger().elect().await;
         if triggered.is_ok() {
             // Taken in before the next vote is looked at.
@@ -140,7 +143,17 @@ impl RaftGroup {
         }
     }
 
-    pub(in crate::raft) async fn serve_vote(&self, ask: VoteAsk) -> Answer {
+    fn still_stands(&self, now_ms: i64, peers: &Peers) -> bool {
+        let mut standing = self.refreshed();
+        let view = view!(self, standing);
+        if view.hears_leader(now_ms, peers) || view.has_voted_lately(now_ms) {
+            return false;
+        }
+        standing.candidacy.elects(now_ms);
+        true
+    }
+
+    pub(in crate::raft) async fn serve_vote(&self, ask: VoteAsk, now_ms: i64) -> Answer {
         let _vote = self.votes.lock().await;
         let Ok(mine) = self.raft.with_raft_state(|state| *state.vote_ref()).await else {
             return self.refusal();
@@ -154,11 +167,16 @@ impl RaftGroup {
         }
         let request = VoteRequest::new(theirs, ask.last.map(log_id));
         match self.raft.vote(request).await {
-            Ok(answer) => Answer::Vote {
-                vote: stored_vote(&answer.vote),
-                is_granted: answer.vote_granted,
-                last: answer.last_log_id.as_ref().map(entry_id),
-            },
+            Ok(answer) => {
+                if answer.vote_granted {
+                    self.refreshed().voted_at_ms = now_ms;
+                }
+                Answer::Vote {
+                    vote: stored_vote(&answer.vote),
+                    is_granted: answer.vote_granted,
+                    last: answer.last_log_id.as_ref().map(entry_id),
+                }
+            }
             Err(_) => self.refusal(),
         }
     }
