@@ -208,7 +208,7 @@ fn kept_configs(kept: &BrokerConfigs, node: Option<NodeId>) -> Vec<BrokerConfig>
         let found = own.or_else(shared);
         let altered = found.map(|(_, source)| source);
         let value = found.map_or_else(|| i64::MAX.to_string(), |(value, _)| value.to_owned());
-        BrokerConfig { altered, is_read_only: false, ..row(*name, ConfigKind::Long, value, *documentation) }
+        BrokerConfig { altered, is_read_only: false, ..row(name, ConfigKind::Long, value, documentation) }
     };
     BROKER_CONFIGS.iter().map(entry).collect()
 }
