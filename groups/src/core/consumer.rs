@@ -105,6 +105,8 @@ pub struct ConsumerGroup {
     patterned: BTreeMap<Name, usize>,
     /// When the topics are looked at again, at the latest; not stored.
     refresh_due_ms: Millis,
+    /// When the target was made; not stored.
+    target_made_ms: Millis,
 }
 
 fn count(counts: &mut BTreeMap<Name, usize>, name: &Name, is_added: bool) {
@@ -130,6 +132,7 @@ impl ConsumerGroup {
             named: BTreeMap::new(),
             patterned: BTreeMap::new(),
             refresh_due_ms: 0,
+            target_made_ms: 0,
         }
     }
 
@@ -374,6 +377,7 @@ impl ConsumerGroup {
     }
 
     pub(super) fn cancel_timers(&self, turn: &mut Turn<'_>) {
+        turn.timers.cancel(&self.assign_key());
         for id in self.members.keys() {
             turn.forget(&self.id, id);
         }

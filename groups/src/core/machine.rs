@@ -399,7 +399,9 @@ impl Groups {
     fn due(&mut self, now: Millis, key: TimerKey) {
         let (name, member) = match &key {
             TimerKey::Expiry => return self.expire(now),
-            TimerKey::Join { group } | TimerKey::Sync { group } => (group.clone(), None),
+            TimerKey::Join { group } | TimerKey::Sync { group } | TimerKey::Assign { group } => {
+                (group.clone(), None)
+            }
             TimerKey::Session { group, member }
             | TimerKey::Revoke { group, member }
             | TimerKey::MemberJoin { group, member }
@@ -411,7 +413,12 @@ impl Groups {
             (Some(Group::Classic(group)), None) if matches!(key, TimerKey::Join { .. }) => {
                 group.join_due(&mut turn);
             }
-            (Some(Group::Classic(group)), None) => group.sync_due(&mut turn),
+            (Some(Group::Classic(group)), None) if matches!(key, TimerKey::Sync { .. }) => {
+                group.sync_due(&mut turn);
+            }
+            (Some(Group::Consumer(group)), None) if matches!(key, TimerKey::Assign { .. }) => {
+                group.update_target(&mut turn);
+            }
             (Some(Group::Consumer(group)), Some(member)) if group.members.contains_key(&member) => {
                 self.fence(now, &name, &BTreeSet::from([member]));
             }

@@ -1,6 +1,6 @@
 //! Settings of groups under Kafka's names and with Kafka's defaults. Times are in milliseconds.
 
-use highwater_model::limits::GROUP_RECORD_BYTES_MAX;
+use highwater_model::limits::{GROUP_ASSIGN_AT_ONCE_MEMBERS_MAX, GROUP_RECORD_BYTES_MAX};
 
 /// Which conversions between the classic and the consumer protocol are allowed while members are there
 /// (`group.consumer.migration.policy`).
@@ -43,6 +43,10 @@ pub struct Settings {
     pub migration: Migration,
     /// `group.consumer.regex.refresh.interval.ms`
     pub regex_refresh_ms: i64,
+    /// Pause between two targets of a group with more than `assign_at_once_members_max` members
+    /// (`group.consumer.assignment.interval.ms` of Kafka 4.3, KIP-1263).
+    pub assignment_interval_ms: i64,
+    pub assign_at_once_members_max: usize,
     /// `offset.metadata.max.bytes`
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds
@@ -66,6 +70,7 @@ impl Settings {
         assert!(self.consumer_heartbeat_ms > 0, "heartbeats without a pause");
         assert!(self.consumer_heartbeat_ms < self.consumer_session_ms, "sessions end between heartbeats");
         assert!(self.regex_refresh_ms > 0, "patterns are resolved all the time");
+        assert!(self.assignment_interval_ms >= 0, "a pause that ends before it begins");
         assert!(self.offsets_retention_ms > 0, "offsets expire at once");
         assert!(self.offsets_check_ms > 0, "offsets are looked through all the time");
         assert!(self.record_bytes_max <= GROUP_RECORD_BYTES_MAX, "records above the limit");
@@ -84,6 +89,8 @@ impl Default for Settings {
             consumer_heartbeat_ms: 5_000,
             migration: Migration::Bidirectional,
             regex_refresh_ms: 600_000,
+            assignment_interval_ms: 1_000,
+            assign_at_once_members_max: GROUP_ASSIGN_AT_ONCE_MEMBERS_MAX,
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: 7 * 24 * 3_600 * 1_000,
             offsets_check_ms: 600_000,

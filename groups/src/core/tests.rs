@@ -168,7 +168,8 @@ impl<'a> Words<'a> {
 
 const FRESH: &str = "00000000-0000-0000-0000-00000000";
 
-/// Member ids stand short in transcripts: `c~1` is client `c` with the id made at request 1, `@1` that id alone.
+/// Member ids stand short in transcripts: `c~1` is client `c` with the id made at request 1, `@1` that id
+/// alone.
 pub(crate) fn expand(text: &str) -> String {
     let fresh = |number: &str| format!("{FRESH}{:04x}", number.parse::<u32>().expect("a number"));
     match (text.split_once('~'), text.strip_prefix('@')) {
@@ -394,6 +395,7 @@ impl Notebook {
         settings.group_size_max = words.number("size", settings.group_size_max);
         settings.consumer_group_size_max = words.number("consumer-size", settings.consumer_group_size_max);
         settings.record_bytes_max = words.number("record", settings.record_bytes_max);
+        settings.assign_at_once_members_max = words.number("at-once", settings.assign_at_once_members_max);
         settings.offsets_retention_ms = words.number("retention", settings.offsets_retention_ms);
         settings.migration = match words.get("migration") {
             None => settings.migration,

@@ -19,6 +19,8 @@ pub enum TimerKey {
     Join { group: Name },
     /// The sync phase of a classic group ends.
     Sync { group: Name },
+    /// A large consumer group gets the target that has waited.
+    Assign { group: Name },
     /// Offsets are looked through for what has expired.
     Expiry,
 }

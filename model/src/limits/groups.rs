@@ -38,5 +38,8 @@ pub const GROUP_EXPIRED_OFFSETS_PER_STEP_MAX: usize = 10_000;
 pub const GROUP_METADATA_REFRESH_MS: i64 = 3_600_000;
 /// Patterns are resolved no more often than this, in milliseconds (Kafka's own).
 pub const GROUP_REGEX_REFRESH_MS_MIN: i64 = 10_000;
+/// Members of a consumer group up to which every change gives a new target at once; in a larger group changes
+/// are gathered for a while, because a new target costs as much as the group is large.
+pub const GROUP_ASSIGN_AT_ONCE_MEMBERS_MAX: usize = 100;
 /// How long a new member may wait in its first join, in milliseconds (Kafka's own).
 pub const GROUP_NEW_MEMBER_JOIN_MS_MAX: i64 = 5 * 60 * 1_000;

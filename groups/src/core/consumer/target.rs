@@ -10,6 +10,7 @@ use highwater_model::limits::{GROUP_METADATA_REFRESH_MS, GROUP_REGEX_REFRESH_MS_
 use super::assignor::{Assignor, Spec, SpecMember};
 use super::{ConsumerGroup, regex};
 use crate::core::records::{GroupValue, Key, MemberValue, RegexValue, Value};
+use crate::core::timers::TimerKey;
 use crate::core::turn::Turn;
 use crate::core::types::{Millis, Name, Partitions};
 
@@ -72,11 +73,23 @@ impl ConsumerGroup {
         spec
     }
 
-    /// A new target if the group's epoch has moved on. Only what differs is written.
-    pub(super) fn update_target(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn assign_key(&self) -> TimerKey {
+        TimerKey::Assign { group: self.id.clone() }
+    }
+
+    /// A new target if the group's epoch has moved on. Only what differs is written. Members of a large group
+    /// go on with the target before until it is time.
+    pub(in crate::core) fn update_target(&mut self, turn: &mut Turn<'_>) {
         if self.epoch <= self.target_epoch {
             return;
         }
+        let due = self.target_made_ms + turn.settings.assignment_interval_ms;
+        let is_large = self.members.len() > turn.settings.assign_at_once_members_max;
+        if is_large && self.target_epoch > 0 && turn.now < due {
+            return turn.timers.set_if_absent(self.assign_key(), due);
+        }
+        self.target_made_ms = turn.now;
+        turn.timers.cancel(&self.assign_key());
         let spec = self.spec(turn);
         let made = self.assignor().assign(&spec);
         debug_assert!(

@@ -140,5 +140,5 @@ fn consumer(members: usize) {
 fn figures() {
     commits_and_reload(1_000_000);
     [10, 100, 1_000, 10_000].into_iter().for_each(classic);
-    [10, 100, 1_000, 3_000].into_iter().for_each(consumer);
+    [10, 100, 1_000, 10_000].into_iter().for_each(consumer);
 }

@@ -301,8 +301,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn consumer_groups_hold_whatever_comes(draws in draws(200)) {
-        let mut notebook = Notebook::new(settings());
+    fn consumer_groups_hold_whatever_comes(draws in draws(200), at_once in 1usize..8) {
+        // Above so many members targets wait.
+        let mut notebook =
+            Notebook::new(Settings { assign_at_once_members_max: at_once, ..settings() });
         let mut clients: Vec<Consumer> = (0..6)
             .map(|n| Consumer {
                 id: format!("m{n}"),

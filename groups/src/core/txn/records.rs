@@ -156,7 +156,8 @@ pub fn decode_value(value: &[u8]) -> Result<Transaction, Damage> {
 /// Refuses what no coordinator writes: it would break the rules that decisions rely on.
 fn check(mut txn: Transaction) -> Result<Transaction, Damage> {
     let ids = [txn.previous_producer_id, txn.next_producer_id];
-    if txn.producer_id < 0 || txn.epoch < 0 || ids.iter().any(|id| *id < NO_PRODUCER_ID) {
+    let is_possible = txn.producer_id >= 0 && txn.epoch >= 0 && txn.timeout_ms >= 0;
+    if !is_possible || ids.iter().any(|id| *id < NO_PRODUCER_ID) {
         return Err(Damage::Length);
     }
     if txn.state == TxnState::Empty && !txn.partitions.is_empty() {

@@ -298,6 +298,5 @@ impl AppendFailure {
 
 /// Whole milliseconds later, or the end of time.
 pub(super) fn after(from: Millis, ms: i64) -> Millis {
-    debug_assert!(ms >= 0);
-    from.saturating_add(ms)
+    from.saturating_add(ms.max(0))
 }

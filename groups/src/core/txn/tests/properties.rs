@@ -496,6 +496,127 @@ proptest! {
     }
 }
 
+#[derive(Clone, Debug)]
+enum Any {
+    Init { expected: Option<(i64, i16)>, timeout_ms: i32 },
+    Add { id: i64, epoch: i16, version: i16, partition: i32 },
+    Verify { id: i64, epoch: i16 },
+    End { id: i64, epoch: i16, version: i16, commit: bool },
+    Settle { is_ok: bool },
+    Tick { ms: i64 },
+    Answer { round: u64, outcome: u8 },
+}
+
+/// Whatever a client may send: mostly near what the coordinator knows, sometimes far off.
+fn any_request(txn: &Transaction) -> impl Strategy<Value = Any> + use<> {
+    let (id, next, epoch) = (txn.producer_id, txn.next_producer_id, txn.epoch);
+    let ids = prop_oneof![6 => Just(id), 1 => Just(next), 1 => Just(1_000_001), 1 => any::<i64>()];
+    let near = prop_oneof![Just(0i16), Just(-1), Just(1)];
+    let epochs = prop_oneof![6 => near.prop_map(move |n| epoch.saturating_add(n)), 1 => any::<i16>()];
+    let who = (ids, epochs);
+    prop_oneof![
+        2 => (prop::option::of(who.clone()), prop_oneof![Just(60_000), any::<i32>()])
+            .prop_map(|(expected, timeout_ms)| Any::Init { expected, timeout_ms }),
+        3 => (who.clone(), 0i16..3, any::<i32>())
+            .prop_map(|((id, epoch), version, partition)| Any::Add { id, epoch, version, partition }),
+        1 => who.clone().prop_map(|(id, epoch)| Any::Verify { id, epoch }),
+        3 => (who, 0i16..3, any::<bool>())
+            .prop_map(|((id, epoch), version, commit)| Any::End { id, epoch, version, commit }),
+        6 => prop::bool::weighted(0.8).prop_map(|is_ok| Any::Settle { is_ok }),
+        1 => prop_oneof![0i64..100_000, 0i64..1 << 62].prop_map(|ms| Any::Tick { ms }),
+        4 => (0u64..8, 0u8..5).prop_map(|(round, outcome)| Any::Answer { round, outcome }),
+    ]
+}
+
+proptest! {
+    /// From any state that a record can hold, whatever is asked in whatever order.
+    #[test]
+    fn every_request_is_answered_once_and_nothing_panics(
+        (txn, steps) in super::records::any_transaction().prop_flat_map(|txn| {
+            let steps = prop::collection::vec(any_request(&txn), 1..40);
+            (Just(txn), steps)
+        }),
+    ) {
+        let mut loader = Loader::default();
+        loader.take(&encode_key("a"), Some(&encode_value(&txn))).expect("loads");
+        let (mut effects, mut waiting, mut now) = (Vec::new(), Vec::new(), 0i64);
+        let mut coordinator = loader.finish(TxnSettings::default(), 3, now, &mut effects);
+        let (mut asked, mut answered, mut fresh) = (0u64, Vec::new(), 1_000_000i64);
+        let id: Name = "a".into();
+        for step in steps {
+            let mut ids = || {
+                fresh += 1;
+                (fresh % 5 != 0).then_some(fresh)
+            };
+            let version = |level| ClientVersion::from_level(level).expect("0 to 2");
+            let add = |id: i64, epoch: i16, level: i16, partition: i32| AddPartitions {
+                transactional_id: "a".into(),
+                producer: Producer { id, epoch },
+                partitions: vec![TxnPartition::new("t", partition.saturating_abs())],
+                version: version(level),
+            };
+            let is_request = matches!(step, Any::Init { .. } | Any::Add { .. } | Any::End { .. });
+            asked += u64::from(is_request);
+            match step {
+                Any::Init { expected, timeout_ms } => {
+                    let expected = expected.map(|(id, epoch)| Producer { id, epoch });
+                    let ask = InitProducerId { transactional_id: id.clone(), timeout_ms, expected };
+                    coordinator.init_producer_id(now, asked, &ask, &mut ids, &mut effects);
+                }
+                Any::Add { id, epoch, version, partition } => {
+                    coordinator.add_partitions(now, asked, &add(id, epoch, version, partition), &mut effects);
+                }
+                Any::Verify { id, epoch } => drop(coordinator.verify(&add(id, epoch, 2, 0))),
+                Any::End { id: producer_id, epoch, version: level, commit } => {
+                    let producer = Producer { id: producer_id, epoch };
+                    let version = version(level);
+                    let ask = EndTxn { transactional_id: id.clone(), producer, commit, version };
+                    coordinator.end_txn(now, asked, &ask, &mut ids, &mut effects);
+                }
+                Any::Settle { is_ok } => {
+                    if !waiting.is_empty() {
+                        let outcome = if is_ok { Ok(()) } else { Err(AppendFailure::Unavailable) };
+                        coordinator.appended(now, waiting.remove(0), outcome, &mut effects);
+                    }
+                }
+                Any::Tick { ms } => {
+                    now = now.saturating_add(ms);
+                    coordinator.tick(now, &mut effects);
+                }
+                Any::Answer { round, outcome } => {
+                    let outcome = [
+                        MarkerOutcome::Written,
+                        MarkerOutcome::PartitionGone,
+                        MarkerOutcome::StaleEpoch,
+                        MarkerOutcome::Retry,
+                        MarkerOutcome::CoordinatorFenced,
+                    ][usize::from(outcome)];
+                    let partitions = txn.partitions.iter().cloned().chain([TxnPartition::new("t", 1)]);
+                    let outcomes = partitions.map(|at| (at, outcome)).collect();
+                    let transactional_id = id.clone();
+                    let answer = MarkerAnswer { round, coordinator_epoch: 3, transactional_id, outcomes };
+                    coordinator.marked(now, &answer, &mut effects);
+                }
+            }
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Append { write, .. } => waiting.push(write),
+                    Effect::Reply { request, .. } => answered.push(request),
+                    Effect::Mark(markers) => prop_assert!(!markers.partitions.is_empty()),
+                }
+            }
+            prop_assert!(waiting.len() <= 1, "one change at a time");
+        }
+        coordinator.resign(&mut effects);
+        answered.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Reply { request, .. } => Some(*request),
+            _ => None,
+        }));
+        answered.sort_unstable();
+        prop_assert_eq!(answered, (1..=asked).collect::<Vec<_>>());
+    }
+}
+
 /// A seed's worth of steps twice gives the same state: nothing depends on order of hashing or on a clock.
 #[test]
 fn the_same_steps_give_the_same_state() {

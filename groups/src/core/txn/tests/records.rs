@@ -97,7 +97,7 @@ fn unknown_kinds_and_versions() {
     }
 }
 
-fn any_transaction() -> impl Strategy<Value = Transaction> {
+pub(super) fn any_transaction() -> impl Strategy<Value = Transaction> {
     let partitions = prop::collection::btree_set(("[a-c]{1,3}", 0i32..40), 0..30);
     let ids = (0i64..1 << 40, -1i64..1 << 40, -1i64..1 << 40);
     let times = (any::<i64>(), any::<i64>(), 1i32..i32::MAX);
