@@ -221,6 +221,10 @@ pub struct RaftLeader {
     /// The group's voters of now; empty leaves them as they are known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub voters: Vec<NodeId>,
+    /// The record that the leader goes by. If that is the one of now, whoever is to go and does not vote will
+    /// not vote any more: the leader knows, and no change of its voters is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_epoch: Option<i32>,
 }
 
 /// A topic to be created.

@@ -59,6 +59,8 @@ pub(super) struct Draft<'a> {
     barred: Option<NodeId>,
     is_leader_epoch_raised: bool,
     is_touched: bool,
+    /// The leader of a Raft group has said that who is to go has no vote, and will have none.
+    is_confirmed: bool,
     pub next: Partition,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Draft<'a> {
             barred: None,
             is_leader_epoch_raised: false,
             is_touched: false,
+            is_confirmed: false,
             next: before.clone(),
         }
     }
@@ -142,6 +145,11 @@ impl<'a> Draft<'a> {
         self.is_touched = true;
     }
 
+    /// Replicas of a Raft group may go that have no vote.
+    pub(super) fn confirm_voters(&mut self) {
+        self.is_confirmed = true;
+    }
+
     /// Completes a reassignment that can be: what is added is in sync, and enough stays in sync without what
     /// goes.
     pub(super) fn complete_reassignment(&mut self) {
@@ -154,6 +162,8 @@ impl<'a> Draft<'a> {
         let isr: Vec<NodeId> = next.isr.iter().copied().filter(stays).collect();
         let needed = match next.raft.is_some() {
             true if next.isr.len() > isr.len() => return, // The group still counts a vote that is to go.
+            // It may count one that is not known of here yet.
+            true if !next.removing.is_empty() && !self.is_confirmed => return,
             true => replicas.len(),
             false => self.min_isr.min(replicas.len()),
         };

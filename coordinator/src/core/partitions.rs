@@ -44,7 +44,7 @@ impl ClusterState {
         assert_eq!(change.next.leader, Some(alter.node_id), "the leader is in its own in-sync set");
         let reply = Reply::PartitionEpoch(change.next.partition_epoch);
         // A change of its own: the answer's epoch names exactly the set that was asked for.
-        let completed = completed(topic, &change, &brokers);
+        let completed = completed(topic, &change, &brokers, false);
         let partitions = vec![change].into_iter().chain(completed).collect();
         Ok(Outcome::one(Edit::PartitionsChanged { partitions }, reply))
     }
@@ -159,8 +159,9 @@ impl ClusterState {
         is_by_hand: bool,
     ) -> Result<Outcome, Refusal> {
         // Replicas that were being added are dropped at once where they are not wanted any more; but who
-        // votes in a Raft group has to be voted out.
-        let votes = |node: NodeId| partition.raft.is_some() && partition.isr.contains(&node);
+        // votes in a Raft group, or may vote by now, has to be voted out.
+        let is_grouped = partition.raft.is_some();
+        let votes = |node: NodeId| is_grouped && (partition.isr.contains(&node) || !target.contains(&node));
         let is_settled = |node: NodeId| !partition.adding.contains(&node) || votes(node);
         let settled = in_order(&partition.replicas, is_settled);
         let adding = in_order(target, |node| !settled.contains(&node));
@@ -206,13 +207,18 @@ impl ClusterState {
     }
 }
 
-/// The completion of a move that `change` makes possible, as a change that follows it.
+/// The completion of a move that `change` makes possible, as a change that follows it. `is_confirmed`: see
+/// `Draft::confirm_voters`.
 pub(super) fn completed(
     topic: &Topic,
     change: &PartitionChange,
     brokers: &Brokers<'_>,
+    is_confirmed: bool,
 ) -> Option<PartitionChange> {
     let mut draft = Draft::new(&topic.config, change.tp, &change.next);
+    if is_confirmed {
+        draft.confirm_voters();
+    }
     draft.complete_reassignment();
     let completed = draft.finish(brokers);
     debug_assert!(completed.as_ref().is_none_or(|done| done.next.adding.is_empty()), "complete or as it was");

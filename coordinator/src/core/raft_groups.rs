@@ -34,7 +34,11 @@ impl ClusterState {
         draft.set_isr(&voters);
         let change = draft.finish(&brokers);
         debug_assert!(change.as_ref().is_none_or(|change| change.next.leader_epoch == given));
-        Ok(with_completion(change, |change| completed(topic, change, &brokers)))
+        let is_confirmed =
+            !report.voters.is_empty() && report.partition_epoch == Some(partition.partition_epoch);
+        let as_it_is = PartitionChange { tp: report.tp, next: partition.clone() };
+        let after = completed(topic, change.as_ref().unwrap_or(&as_it_is), &brokers, is_confirmed);
+        Ok(outcome(change.into_iter().chain(after).collect()))
     }
 
     /// The leader has stopped appending and all in-sync replicas have the same records: they are the first
@@ -100,7 +104,8 @@ impl ClusterState {
         let change = draft.finish(&brokers).expect("the leader epoch is raised");
         assert!(change.next.leader_epoch > given, "fences the group's last term");
         assert_eq!(change.next.leader, Some(*node_id), "it is there and in sync");
-        Ok(with_completion(Some(change), |change| completed(topic, change, &brokers)))
+        let after = completed(topic, &change, &brokers, false);
+        Ok(outcome([change].into_iter().chain(after).collect()))
     }
 
     fn active_broker(&self, node: NodeId, epoch: u64) -> Result<(), Refusal> {
@@ -144,15 +149,10 @@ fn replicas_only(partition: &Partition, nodes: &[NodeId]) -> Result<Vec<NodeId>,
     }
 }
 
-fn with_completion(
-    change: Option<PartitionChange>,
-    completed: impl FnOnce(&PartitionChange) -> Option<PartitionChange>,
-) -> Outcome {
-    let Some(change) = change else {
-        return Outcome::unchanged(Reply::Done);
-    };
-    let after = completed(&change);
-    debug_assert!(after.as_ref().is_none_or(|after| after.tp == change.tp), "of the same partition");
-    let partitions = vec![change].into_iter().chain(after).collect();
-    Outcome::one(Edit::PartitionsChanged { partitions }, Reply::Done)
+fn outcome(partitions: Vec<PartitionChange>) -> Outcome {
+    debug_assert!(partitions.windows(2).all(|pair| pair[0].tp == pair[1].tp), "of one partition");
+    match partitions.is_empty() {
+        true => Outcome::unchanged(Reply::Done),
+        false => Outcome::one(Edit::PartitionsChanged { partitions }, Reply::Done),
+    }
 }

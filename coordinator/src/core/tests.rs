@@ -173,7 +173,14 @@ impl Notebook {
             "reassign" => Command::Reassign { tp, replicas: Some(nodes()) },
             "raft-leader" => {
                 let term = given("term").expect("a term") as i32;
-                Command::RaftLeader(RaftLeader { tp, node_id, broker_epoch, term, voters: nodes() })
+                Command::RaftLeader(RaftLeader {
+                    tp,
+                    node_id,
+                    broker_epoch,
+                    term,
+                    voters: nodes(),
+                    partition_epoch: Some(partition_epoch),
+                })
             }
             "raft-begin" => {
                 let start_offset = given("offset").expect("an offset");

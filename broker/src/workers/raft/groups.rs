@@ -83,7 +83,7 @@ impl LeadershipPort for Control {
         let Some(node) = self.node.get().and_then(Weak::upgrade) else { return false };
         let voters = node.raft.open(tp).and_then(|open| open.group.settled_voters());
         let voters = voters.map(|voters| voters.into_values().collect()).unwrap_or_default();
-        report(&node, tp, node_id, term, voters).await
+        report(&node, tp, node_id, term, voters, None).await
     }
 }
 
@@ -94,9 +94,11 @@ pub(super) async fn report(
     node_id: NodeId,
     term: u64,
     voters: Vec<NodeId>,
+    partition_epoch: Option<i32>,
 ) -> bool {
     let Ok(term) = LeaderEpoch::try_from(term) else { return false };
-    let report = RaftLeader { tp, node_id, broker_epoch: broker_epoch(node), term, voters };
+    let broker_epoch = broker_epoch(node);
+    let report = RaftLeader { tp, node_id, broker_epoch, term, voters, partition_epoch };
     match node.coordinator.raft_leader(report).await {
         Ok(()) => true,
         Err(e) => {

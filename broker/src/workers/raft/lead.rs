@@ -11,7 +11,7 @@ use highwater_model::{LeaderEpoch, NodeId};
 
 use super::Subject;
 use super::groups::{Open, report};
-use super::switch;
+use super::{groups, switch};
 use crate::core::raft_side::ReplicaId;
 
 /// What is due next; one thing at a time, another look follows it.
@@ -27,20 +27,32 @@ enum Duty {
     Ask(Vec<NodeId>),
     SetVoters(BTreeMap<ReplicaId, NodeId>),
     DropLearners,
+    /// This replica was voted out: the others elect when it is silent. openraft would step down at its next
+    /// tick, and has none.
+    StepDown,
 }
 
 /// Whether a leader has anything to do.
 pub(super) fn is_due(subject: &Subject, open: &Open, term: u64) -> bool {
-    duty(subject, open, term).is_some()
+    duty(subject, open, term, true).is_some()
 }
 
 /// Does what is due.
 pub(super) async fn lead(subject: Subject, open: Arc<Open>, term: u64) {
     let Some(subject) = subject.again() else { return };
     let (node, tp) = (&subject.node, subject.partition.tp);
-    let Some(duty) = duty(&subject, &open, term) else { return };
+    let Some(mut next) = duty(&subject, &open, term, true) else { return };
+    if let Duty::Report(voters) = next {
+        let by = Some(subject.record.partition_epoch);
+        if report(node, tp, node.settings.node_id, term, voters, by).await {
+            return;
+        }
+        // The control plane is away or knows better; the group's own needs do not wait for it.
+        let Some(after) = duty(&subject, &open, term, false) else { return };
+        next = after;
+    }
     let deadline = Duration::from_millis(RAFT_CATCH_UP_MS_MAX);
-    let done = match duty {
+    let done = match next {
         Duty::End => {
             switch::end_group(subject, open, term).await;
             return;
@@ -49,8 +61,9 @@ pub(super) async fn lead(subject: Subject, open: Arc<Open>, term: u64) {
             switch::go_on(&subject, &open).await;
             return;
         }
-        Duty::Report(voters) => {
-            report(node, tp, node.settings.node_id, term, voters).await;
+        Duty::Report(_) => return,
+        Duty::StepDown => {
+            groups::reopen_later(subject).await;
             return;
         }
         Duty::Ask(nodes) => {
@@ -74,7 +87,8 @@ pub(super) async fn lead(subject: Subject, open: Arc<Open>, term: u64) {
     }
 }
 
-fn duty(subject: &Subject, open: &Open, term: u64) -> Option<Duty> {
+/// `reports`: whether reports count among what is due.
+fn duty(subject: &Subject, open: &Open, term: u64, reports: bool) -> Option<Duty> {
     let Subject { node, config, record, .. } = subject;
     if record.raft.as_ref()?.since_epoch != open.since_epoch {
         return None;
@@ -82,9 +96,15 @@ fn duty(subject: &Subject, open: &Open, term: u64) -> Option<Duty> {
     let own = node.settings.node_id;
     let settled = open.group.settled_voters();
     let on_record = LeaderEpoch::try_from(term) == Ok(record.leader_epoch) && record.leader == Some(own);
-    if let Some(voters) = &settled {
+    if settled.as_ref().is_some_and(|voters| !voters.contains_key(&open.group.me)) {
+        return Some(Duty::StepDown);
+    }
+    if let Some(voters) = settled.as_ref().filter(|_| reports) {
         let voters: BTreeSet<NodeId> = voters.values().copied().collect();
-        if !on_record || voters != record.isr.iter().copied().collect() {
+        // Who is to go may go once the leader says that it has no vote.
+        let stays = record.replicas.iter().copied().filter(|node| !record.removing.contains(node));
+        let may_go = !record.removing.is_empty() && voters == stays.collect();
+        if may_go || !on_record || voters != record.isr.iter().copied().collect() {
             return Some(Duty::Report(voters.into_iter().collect()));
         }
     }
