@@ -157,6 +157,7 @@ pub fn decode_value(value: &[u8]) -> Result<Transaction, Damage> {
 fn check(mut txn: Transaction) -> Result<Transaction, Damage> {
     let ids = [txn.previous_producer_id, txn.next_producer_id];
     let is_possible = txn.producer_id >= 0 && txn.epoch >= 0 && txn.timeout_ms >= 0;
+    let is_possible = is_possible && txn.next_producer_id != txn.producer_id;
     if !is_possible || ids.iter().any(|id| *id < NO_PRODUCER_ID) {
         return Err(Damage::Length);
     }

@@ -169,7 +169,9 @@ impl Transaction {
         if self.producer_id == before.producer_id {
             assert!(self.epoch >= before.epoch, "epochs only grow");
         } else {
-            assert!(self.epoch == 0 && before.epoch >= CLIENT_EPOCH_MAX, "a new id when epochs ran out");
+            let was_chosen = before.next_producer_id == self.producer_id;
+            assert!(self.epoch == 0, "a new id begins at epoch 0");
+            assert!(was_chosen || before.epoch >= CLIENT_EPOCH_MAX, "a new id when epochs ran out");
         }
         if self.state.is_prepared() {
             assert!(self.partitions == before.partitions, "a decision is over what was added");

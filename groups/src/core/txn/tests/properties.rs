@@ -474,7 +474,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(800))]
     #[test]
     fn no_transaction_is_torn_and_nothing_late_joins_another(
         steps in prop::collection::vec(step(), 1..150),
