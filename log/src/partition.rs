@@ -122,6 +122,8 @@ pub struct PartitionLog {
     verifications: Verifications,
     /// Transactions of sealed segments, as far as readers asked.
     sealed_txns: transactions::SealedTxns,
+    /// The newest time that it was told, Unix ms: producers that have to be rebuilt are dated so.
+    told_ms: i64,
     log_start: Offset,
     flushed_end: Offset,
     /// Sealed since the last flush: their end and file.
@@ -316,6 +318,7 @@ impl PartitionLog {
         self.active.bytes += header.total_bytes() as u64;
         self.active.end = next;
         self.active.max_timestamp = max_before.max(header.max_timestamp);
+        self.told_ms = now_ms;
         if header.is_transactional() {
             self.verifications.appended(header.producer_id);
         }
@@ -375,6 +378,7 @@ impl PartitionLog {
     /// # Errors
     /// As `append`.
     pub fn roll_if_due(&mut self, now_ms: i64) -> Result<bool, LogError> {
+        self.told_ms = now_ms;
         self.producers.table.expire(now_ms, self.settings.producer_expiration_ms);
         self.verifications.expire(now_ms, self.settings.producer_expiration_ms);
         if self.refusal().is_some() {

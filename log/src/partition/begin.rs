@@ -65,7 +65,7 @@ impl PartitionLog {
             return Err(LogError::NoSegment(start));
         }
         let epochs = self.epochs().iter().filter(|e| e.start_offset < start).copied().collect();
-        let producers = self.producers_at(start, 0)?.encode(start);
+        let producers = self.producers_at(start, self.told_ms)?.encode(start);
         Ok(Beginning { offset: start, epochs, producers })
     }
 

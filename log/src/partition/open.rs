@@ -124,6 +124,7 @@ impl PartitionLog {
             producers: ProducerState::default(),
             verifications: Default::default(),
             sealed_txns: Default::default(),
+            told_ms: now_ms,
             log_start: marks.log_start,
             flushed_end: marks.log_start,
             unflushed: Vec::new(),

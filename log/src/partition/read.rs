@@ -166,7 +166,7 @@ impl PartitionLog {
         {
             return Ok(stored);
         }
-        Ok(self.producers_at(end, 0)?.encode(end))
+        Ok(self.producers_at(end, self.told_ms)?.encode(end))
     }
 }
 

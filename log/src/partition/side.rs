@@ -42,7 +42,7 @@ impl PartitionLog {
             return Ok(());
         }
         let name = names::producers(border);
-        match self.producers_at(border, 0) {
+        match self.producers_at(border, self.told_ms) {
             Err(error) => warn!(%error, name, "the producers of what is evicted are not known"),
             Ok(producers) if producers.is_empty() => {}
             Ok(producers) => {

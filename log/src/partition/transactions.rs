@@ -98,7 +98,7 @@ impl PartitionLog {
         if let Some(known) = self.sealed_txns.get(segment.start) {
             return Ok(known);
         }
-        let state = self.producers_at(segment.end, 0)?;
+        let state = self.producers_at(segment.end, self.told_ms)?;
         let decided_below = state.table.first_open().unwrap_or(segment.end);
         let txns = Arc::new(SegmentTxns { aborted: state.aborted, decided_below });
         self.sealed_txns.put(segment.start, txns.clone());

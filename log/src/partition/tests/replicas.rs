@@ -258,6 +258,22 @@ fn power_may_fail_at_every_step_of_a_truncation() {
     );
 }
 
+/// A producer whose state had to be rebuilt was dated 1970 and forgotten by the new replica's first tick:
+/// what it sent again was appended again.
+#[test]
+fn producers_that_were_rebuilt_for_a_new_replica_are_not_forgotten() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk);
+    put(&mut log, &sequenced(7, 0, 3));
+    log.roll(NOW).expect("rolls");
+    disk.remove(&names::producers(3)).expect("removes");
+    let (mut fresh, _) = open(&SimDisk::new());
+    fresh.begin_at(&log.beginning_at(3).expect("a segment starts there")).expect("begins");
+    fresh.roll_if_due(NOW + 1_000).expect("ticks");
+    let again = BatchHeader::parse(&sequenced(7, 0, 3)).expect("whole");
+    assert!(matches!(fresh.producers().check(&again), Ok(Sequenced::Duplicate { base_offset: 0, .. })));
+}
+
 #[test]
 fn power_may_fail_at_every_step_of_a_new_beginning() {
     let leader = leader();
