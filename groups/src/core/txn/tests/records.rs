@@ -30,7 +30,7 @@ fn transaction(state: TxnState) -> Transaction {
     }
 }
 
-/// Written by Kafka's own `TransactionLogValue` and `TransactionLogKey`: see `fixtures.java` beside this
+/// Written by Kafka's own `TransactionLogValue` and `TransactionLogKey`: see `Fixtures.java` beside this
 /// file.
 #[test]
 fn kafkas_own_records_are_read_and_written() {
