@@ -7,7 +7,7 @@
 //! - *Load*, when it has become leader of the partition: `Groups::new`, then every record up to the log's
 //!   end in order with `load_bytes` (with the producer id if its batch is transactional), every marker with
 //!   `load_marker`, then `loaded`. Until then requests are answered COORDINATOR_LOAD_IN_PROGRESS.
-//! - *Step*: one event at a time, in one place. Before a step that may write, look whether the partition takes
+//! - *Step*: one event at a time, in one place. Before a step that may write, see whether the partition takes
 //!   writes; if not, answer COORDINATOR_NOT_AVAILABLE and do not step.
 //! - *Append* comes first among a step's effects and is one batch, transactional if it says so. Its bytes may
 //!   be more than `max.message.bytes`. If it fails, `unload` the shard and load it again.
