@@ -7,6 +7,7 @@
 // --- data plane ---
 pub mod core;
 pub mod dispatch;
+pub mod groups;
 pub mod handlers;
 pub mod net;
 pub mod node;

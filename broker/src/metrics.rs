@@ -96,6 +96,12 @@ pub struct Metrics {
     pub produced_records: Counter,
     pub produced_bytes: Counter,
     pub fetched_bytes: Counter,
+    /// Offsets committed by consumers; groups and members whose coordinator this node is.
+    pub offset_commits: Counter,
+    pub groups: Gauge,
+    pub group_members: Gauge,
+    /// Shards of groups that were given up and loaded anew because an append failed.
+    pub group_reloads: Counter,
     /// One fdatasync of the local log.
     pub fsync_seconds: Histogram,
     /// One segment from seal to publish.
@@ -160,6 +166,10 @@ impl Metrics {
             produced_records: r.counter("produced_records", "Records accepted"),
             produced_bytes: r.counter("produced_bytes", "Bytes of record batches accepted"),
             fetched_bytes: r.counter("fetched_bytes", "Bytes of record batches sent to consumers"),
+            offset_commits: r.counter("offset_commits", "Offsets committed by consumer groups"),
+            groups: r.gauge("groups", "Groups whose coordinator this node is"),
+            group_members: r.gauge("group_members", "Members of those groups"),
+            group_reloads: r.counter("group_reloads", "Loads of groups anew because an append failed"),
             fsync_seconds: r.histogram("fsync", "Time of one fdatasync of the local log"),
             offload_seconds: r.histogram("offload", "Time of one segment from seal to publish"),
             offloaded_segments: r.counter("offloaded_segments", "Segments published in a manifest"),

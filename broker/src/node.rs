@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::core::fetch_session::FetchSessions;
+use crate::groups::GroupShards;
 use crate::handlers::init_producer_id::ProducerIds;
 use crate::metrics::Metrics;
 use crate::net::budget::{BUDGET_UNIT_BYTES, RequestBudget};
@@ -72,6 +73,8 @@ pub struct Node {
     replicas: watch::Sender<u64>,
     pub disk: DiskGuard,
     pub producer_ids: ProducerIds,
+    /// Consumer groups whose coordinator this node is.
+    pub groups: GroupShards,
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -119,6 +122,7 @@ impl Node {
             flush: FlushQueue::default(),
             offloads: OffloadQueue::default(),
             producer_ids: ProducerIds::default(),
+            groups: GroupShards::default(),
             stop: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),
         });

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use highwater_groups::core::settings::Migration;
 use highwater_model::NodeId;
 
 pub use parse::{Address, LogFormat, Roles};
@@ -199,6 +200,34 @@ settings! {
         "A follower that has not reached its leader's end for so long leaves the in-sync set (Kafka's replica.lag.time.max.ms).";
     move_bytes_per_second: u64 = parse::bytes_or_zero, "100MiB",
         "Most bytes per second that this node sends, and takes, for replicas that a move adds; 0 means no limit. Kafka's throttled rates come on top.";
+    offsets_topic_num_partitions: i32 = parse::partitions, "50",
+        "Partitions of __consumer_offsets, which is created when a client first asks for a group's coordinator; they cannot be changed later.";
+    offsets_topic_replication_factor: i16 = parse::replication_factor, "3",
+        "Replicas of each partition of __consumer_offsets; as many as there are brokers, if those are fewer when it is created.";
+    offsets_retention_minutes: u64 = parse::positive_number, "10080",
+        "How long the offsets of a group without members are kept, in minutes.";
+    offsets_retention_check_interval_ms: u64 = parse::millis, "10min",
+        "How often offsets are looked through for those that have expired.";
+    offset_metadata_max_bytes: usize = parse::positive, "4096",
+        "Longest metadata that may be committed with an offset, in bytes.";
+    group_initial_rebalance_delay_ms: i32 = parse::delay, "3s",
+        "How long the first rebalance of an empty classic group waits for more members; 0: not at all.";
+    group_min_session_timeout_ms: i32 = parse::timeout, "6s",
+        "Shortest session timeout that a classic member may ask for.";
+    group_max_session_timeout_ms: i32 = parse::timeout, "30min",
+        "Longest session timeout that a classic member may ask for.";
+    group_max_size: usize = parse::positive, "20000",
+        "Members of one classic group.";
+    group_consumer_max_size: usize = parse::positive, "20000",
+        "Members of one consumer group (KIP-848).";
+    group_consumer_session_timeout_ms: i32 = parse::timeout, "45s",
+        "Session timeout of the members of consumer groups.";
+    group_consumer_heartbeat_interval_ms: i32 = parse::timeout, "5s",
+        "How often the members of consumer groups are told to send a heartbeat.";
+    group_consumer_migration_policy: Migration = parse::migration, "bidirectional",
+        "Which changes between the classic and the consumer protocol a group with members may make: disabled, upgrade, downgrade or bidirectional.";
+    group_consumer_regex_refresh_interval_ms: u64 = parse::millis, "10min",
+        "How often the topics of consumers that subscribe by a pattern are looked for anew.";
     retention_check_ms: u64 = parse::millis, "30s",
         "How often retention is checked.";
     drain_timeout_ms: u64 = parse::millis, "10s",
@@ -293,6 +322,16 @@ impl Settings {
             return conflict(
                 "advertise-grpc: nodes cannot connect to every interface; give a host name".into(),
             );
+        }
+        if self.group_min_session_timeout_ms > self.group_max_session_timeout_ms {
+            return conflict(
+                "group-min-session-timeout-ms: must not be above group-max-session-timeout-ms".into(),
+            );
+        }
+        if self.group_consumer_heartbeat_interval_ms >= self.group_consumer_session_timeout_ms {
+            let text =
+                "group-consumer-heartbeat-interval-ms: must be below group-consumer-session-timeout-ms";
+            return conflict(text.into());
         }
         let is_s3 = self.object_store.as_deref().is_some_and(|url| url.starts_with("s3://"));
         if self.s3_endpoint.is_some() && !is_s3 {

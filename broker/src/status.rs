@@ -83,6 +83,9 @@ pub fn refresh_metrics(node: &Node) {
     metrics.set_reads(&node.tier.counters().snapshot(), cache_bytes);
     metrics.set_pace(node.pacer.pace(), &node.offloader.counters().snapshot());
     metrics.mirrors_waiting.set(node.mirror.waiting());
+    let (groups, members) = node.groups.counts();
+    metrics.groups.set(gauge(groups));
+    metrics.group_members.set(gauge(members));
 }
 
 /// Why the node cannot serve right now, if so.

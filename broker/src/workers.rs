@@ -34,6 +34,7 @@ pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(crate::replication::run(node.clone()));
     tasks.spawn(raft::run(node.clone()));
     tasks.spawn(raft_host(node.clone()));
+    tasks.spawn(crate::groups::run(node.clone()));
     for _ in 0..node.settings.offload_concurrency.max(1) {
         tasks.spawn(offload::run(node.clone()));
     }

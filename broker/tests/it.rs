@@ -8,6 +8,7 @@ mod it {
     mod bad_input;
     mod doors;
     mod fetch;
+    mod groups;
     mod offsets;
     mod produce;
     mod raft;

@@ -8,7 +8,15 @@ pub const PRODUCE: i16 = 0;
 pub const FETCH: i16 = 1;
 pub const LIST_OFFSETS: i16 = 2;
 pub const METADATA: i16 = 3;
+pub const OFFSET_COMMIT: i16 = 8;
+pub const OFFSET_FETCH: i16 = 9;
 pub const FIND_COORDINATOR: i16 = 10;
+pub const JOIN_GROUP: i16 = 11;
+pub const HEARTBEAT: i16 = 12;
+pub const LEAVE_GROUP: i16 = 13;
+pub const SYNC_GROUP: i16 = 14;
+pub const DESCRIBE_GROUPS: i16 = 15;
+pub const LIST_GROUPS: i16 = 16;
 pub const API_VERSIONS: i16 = 18;
 pub const CREATE_TOPICS: i16 = 19;
 pub const DELETE_TOPICS: i16 = 20;
@@ -19,11 +27,15 @@ pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const ALTER_CONFIGS: i16 = 33;
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 pub const CREATE_PARTITIONS: i16 = 37;
+pub const DELETE_GROUPS: i16 = 42;
 pub const ELECT_LEADERS: i16 = 43;
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
+pub const OFFSET_DELETE: i16 = 47;
 pub const DESCRIBE_CLUSTER: i16 = 60;
+pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
+pub const CONSUMER_GROUP_DESCRIBE: i16 = 69;
 pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
 /// The versions of one API, both ends included.
@@ -63,7 +75,16 @@ pub const SERVED: &[ApiRange] = &[
     api(FETCH, "Fetch", [4, 18], 12),
     api(LIST_OFFSETS, "ListOffsets", [1, 10], 6),
     api(METADATA, "Metadata", [0, 13], 9),
+    // Versions 10 name topics by id; the decoders do not know them yet, and no client needs them.
+    api(OFFSET_COMMIT, "OffsetCommit", [2, 9], 8),
+    api(OFFSET_FETCH, "OffsetFetch", [1, 9], 6),
     api(FIND_COORDINATOR, "FindCoordinator", [0, 6], 3),
+    api(JOIN_GROUP, "JoinGroup", [0, 9], 6),
+    api(HEARTBEAT, "Heartbeat", [0, 4], 4),
+    api(LEAVE_GROUP, "LeaveGroup", [0, 5], 4),
+    api(SYNC_GROUP, "SyncGroup", [0, 5], 4),
+    api(DESCRIBE_GROUPS, "DescribeGroups", [0, 6], 5),
+    api(LIST_GROUPS, "ListGroups", [0, 5], 3),
     api(API_VERSIONS, "ApiVersions", [0, 4], 3),
     api(CREATE_TOPICS, "CreateTopics", [2, 7], 5),
     api(DELETE_TOPICS, "DeleteTopics", [1, 6], 4),
@@ -74,11 +95,15 @@ pub const SERVED: &[ApiRange] = &[
     api(ALTER_CONFIGS, "AlterConfigs", [0, 2], 2),
     api(DESCRIBE_LOG_DIRS, "DescribeLogDirs", [1, 4], 2),
     api(CREATE_PARTITIONS, "CreatePartitions", [0, 3], 2),
+    api(DELETE_GROUPS, "DeleteGroups", [0, 2], 2),
     api(ELECT_LEADERS, "ElectLeaders", [0, 2], 2),
     api(INCREMENTAL_ALTER_CONFIGS, "IncrementalAlterConfigs", [0, 1], 1),
     api(ALTER_PARTITION_REASSIGNMENTS, "AlterPartitionReassignments", [0, 1], 0),
     api(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", [0, 0], 0),
+    api(OFFSET_DELETE, "OffsetDelete", [0, 0], i16::MAX),
     api(DESCRIBE_CLUSTER, "DescribeCluster", [0, 2], 0),
+    api(CONSUMER_GROUP_HEARTBEAT, "ConsumerGroupHeartbeat", [0, 1], 0),
+    api(CONSUMER_GROUP_DESCRIBE, "ConsumerGroupDescribe", [0, 1], 0),
     api(DESCRIBE_TOPIC_PARTITIONS, "DescribeTopicPartitions", [0, 0], 0),
 ];
 

@@ -12,6 +12,7 @@
 //! decoders refuse what is not UTF-8.
 
 mod answers;
+mod groups;
 mod table;
 
 use highwater_model::limits::{

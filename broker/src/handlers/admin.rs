@@ -14,12 +14,13 @@ use highwater_wire::kafka::messages::{BrokerId, TopicName};
 use highwater_wire::kafka::protocol::StrBytes;
 
 use super::topics::leader_of;
+use crate::groups::OFFSETS_TOPIC;
 use crate::metrics::RefusedKind;
 use crate::node::Node;
 use crate::partition::registry::View;
 
 /// Topics that belong to the protocol itself (Kafka's `Topic.INTERNAL_TOPICS`).
-const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, "__transaction_state", "__share_group_state"];
 
 pub fn is_internal(topic: &str) -> bool {
     INTERNAL_TOPICS.contains(&topic)

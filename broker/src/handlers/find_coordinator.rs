@@ -1,60 +1,78 @@
-//! FindCoordinator (KIP-699). Consumer groups and transactions are not served yet, so there is no coordinator
-//! to find: the answer is COORDINATOR_NOT_AVAILABLE, which clients take as "ask again later". A consumer that
-//! was assigned its partitions and told its offsets goes on reading (with auto-commit on, its close waits for
-//! a coordinator in vain). Naming this node instead makes librdkafka 2.16 crash: it does not expect a
-//! coordinator without OffsetFetch.
+//! FindCoordinator (KIP-699): which broker coordinates a group. It is the leader of the group's partition of
+//! `__consumer_offsets`, which is created when it is first asked for. Transactions are not served yet; their
+//! coordinator is not available, which clients take as "ask again later".
 
 use std::sync::Arc;
 
 use highwater_model::limits;
 use highwater_wire::kafka::ResponseError;
-use highwater_wire::kafka::messages::find_coordinator_response::Coordinator;
+use highwater_wire::kafka::messages::find_coordinator_response::Coordinator as Answer;
 use highwater_wire::kafka::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use highwater_wire::kafka::protocol::StrBytes;
 
+use crate::groups::{self, Coordinator};
 use crate::node::Node;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 const BATCHED_SINCE: i16 = 4;
 
+type Found = Result<Coordinator, (ResponseError, &'static str)>;
+
 pub async fn handle(
-    _node: &Arc<Node>,
+    node: &Arc<Node>,
     version: i16,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
-    respond(version, request)
-}
-
-fn respond(version: i16, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
-    let (code, message) = refusal(request.key_type);
-    let message = Some(StrBytes::from_static_str(message));
-    if version < BATCHED_SINCE {
-        return FindCoordinatorResponse::default()
-            .with_error_code(code)
-            .with_error_message(message)
-            .with_node_id(BrokerId(-1))
-            .with_port(-1);
-    }
-    let answer = |key| {
-        Coordinator::default()
-            .with_key(key)
-            .with_node_id(BrokerId(-1))
-            .with_port(-1)
-            .with_error_code(code)
-            .with_error_message(message.clone())
+    let is_batched = version >= BATCHED_SINCE;
+    let keys = match is_batched {
+        true => request.coordinator_keys.into_iter().take(limits::COORDINATOR_KEYS_MAX).collect(),
+        false => vec![request.key],
     };
-    let coordinators =
-        request.coordinator_keys.into_iter().take(limits::COORDINATOR_KEYS_MAX).map(answer).collect();
-    FindCoordinatorResponse::default().with_coordinators(coordinators)
+    let found = find(node, request.key_type, &keys).await;
+    respond(is_batched, keys, found)
 }
 
-fn refusal(key_type: i8) -> (i16, &'static str) {
-    match key_type {
-        GROUP => (ResponseError::CoordinatorNotAvailable.code(), "Consumer groups are not served yet."),
-        TRANSACTION => (ResponseError::CoordinatorNotAvailable.code(), "Transactions are not served yet."),
-        _ => (ResponseError::InvalidRequest.code(), "Unknown coordinator type."),
+async fn find(node: &Arc<Node>, key_type: i8, keys: &[StrBytes]) -> Vec<Found> {
+    let refusal = match key_type {
+        GROUP => {
+            let names: Vec<&str> = keys.iter().map(StrBytes::as_str).collect();
+            let found = groups::find(node, &names).await.into_iter();
+            let unavailable = (ResponseError::CoordinatorNotAvailable, "The coordinator is not available.");
+            return found.map(|one| one.ok_or(unavailable)).collect();
+        }
+        TRANSACTION => (ResponseError::CoordinatorNotAvailable, "Transactions are not served yet."),
+        _ => (ResponseError::InvalidRequest, "Unknown coordinator type."),
+    };
+    keys.iter().map(|_| Err(refusal)).collect()
+}
+
+fn respond(is_batched: bool, keys: Vec<StrBytes>, found: Vec<Found>) -> FindCoordinatorResponse {
+    let answers = keys.into_iter().zip(found).map(|(key, found)| {
+        let answer = Answer::default().with_key(key);
+        match found {
+            Ok(at) => answer
+                .with_node_id(BrokerId(at.node_id))
+                .with_host(StrBytes::from_string(at.host))
+                .with_port(at.port),
+            Err((error, text)) => answer
+                .with_node_id(BrokerId(-1))
+                .with_port(-1)
+                .with_error_code(error.code())
+                .with_error_message(Some(StrBytes::from_static_str(text))),
+        }
+    });
+    let mut answers: Vec<Answer> = answers.collect();
+    if is_batched {
+        return FindCoordinatorResponse::default().with_coordinators(answers);
     }
+    let one = answers.pop().expect("one key, one answer");
+    FindCoordinatorResponse::default()
+        .with_error_code(one.error_code)
+        .with_error_message(one.error_message)
+        .with_node_id(one.node_id)
+        .with_host(one.host)
+        .with_port(one.port)
 }
 
 #[cfg(test)]
@@ -62,15 +80,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_is_told_to_ask_later() {
-        let request = FindCoordinatorRequest::default()
-            .with_coordinator_keys(vec![StrBytes::from_static_str("a"), StrBytes::from_static_str("b")]);
-        let answer = respond(6, request);
-        assert_eq!(answer.coordinators.len(), 2);
-        assert!(answer.coordinators.iter().all(|c| c.error_code == 15 && c.node_id.0 == -1 && c.port == -1));
-        let old = respond(0, FindCoordinatorRequest::default().with_key(StrBytes::from_static_str("a")));
-        assert_eq!((old.error_code, old.node_id.0, old.coordinators.len()), (15, -1, 0));
-        let odd = respond(2, FindCoordinatorRequest::default().with_key_type(9));
-        assert_eq!(odd.error_code, 42);
+    fn each_key_has_its_own_answer() {
+        let keys = || vec![StrBytes::from_static_str("a"), StrBytes::from_static_str("b")];
+        let at = Coordinator { node_id: 7, host: "h".into(), port: 9 };
+        let missing = (ResponseError::CoordinatorNotAvailable, "why");
+        let answer = respond(true, keys(), vec![Ok(at.clone()), Err(missing)]);
+        let told: Vec<_> = answer.coordinators.iter().map(|c| (c.error_code, c.node_id.0, c.port)).collect();
+        assert_eq!(told, [(0, 7, 9), (15, -1, -1)]);
+        let old = respond(false, vec![StrBytes::from_static_str("a")], vec![Ok(at)]);
+        assert_eq!((old.error_code, old.node_id.0, old.host.as_str()), (0, 7, "h"));
     }
 }

@@ -21,6 +21,7 @@ use crate::node::Node;
 pub mod delete_records;
 pub mod errors;
 pub mod fetch;
+pub mod groups;
 pub mod init_producer_id;
 pub mod list_offsets;
 pub mod offset_for_leader_epoch;
@@ -54,6 +55,8 @@ pub struct Call<'a> {
     pub api_key: i16,
     pub version: i16,
     pub correlation_id: i32,
+    /// As the client calls itself.
+    pub client_id: Option<Bytes>,
     pub body: Bytes,
 }
 
@@ -75,10 +78,31 @@ macro_rules! alone {
     }};
 }
 
+/// As `alone`, for handlers that have to know who asks: `$handler(&node, client, version, request).await`.
+macro_rules! of_client {
+    ($call:expr, $request:ty, $response:ty, $handler:path) => {{
+        let call: Call<'_> = $call;
+        match decode::<$request>(call.body, call.version) {
+            Ok(request) => {
+                let (node, version) = (call.node.clone(), call.version);
+                let (api_key, correlation_id) = (call.api_key, call.correlation_id);
+                let client_id = call.client_id.unwrap_or_default();
+                let client = groups::client(call.peer, &String::from_utf8_lossy(&client_id));
+                Answer::Alone(Box::pin(async move {
+                    let response: $response = $handler(&node, client, version, request).await;
+                    encode(api_key, correlation_id, version, &response)
+                }))
+            }
+            Err(reason) => Answer::Close(reason),
+        }
+    }};
+}
+
 /// Begins the request that `head` announces. The API and version are served and the body has the right shape.
 pub fn begin(node: &Arc<Node>, peer: IpAddr, head: &RequestHead, body: Bytes) -> Answer {
     let (api_key, version, correlation_id) = (head.api_key, head.api_version, head.correlation_id);
-    let call = Call { node, peer, api_key, version, correlation_id, body };
+    let client_id = head.client_id.clone();
+    let call = Call { node, peer, api_key, version, correlation_id, client_id, body };
     let Ok(key) = ApiKey::try_from(head.api_key) else {
         return Answer::Close(CloseReason::new(format!("API key {} is unknown", head.api_key)));
     };
@@ -99,6 +123,37 @@ pub fn begin(node: &Arc<Node>, peer: IpAddr, head: &RequestHead, body: Bytes) ->
         }
         ApiKey::InitProducerId => {
             alone!(call, InitProducerIdRequest, InitProducerIdResponse, init_producer_id::handle)
+        }
+        _ => begin_group(key, call),
+    }
+}
+
+fn begin_group(key: ApiKey, call: Call<'_>) -> Answer {
+    use groups::{admin as listed, classic, consumer, offsets};
+    match key {
+        ApiKey::FindCoordinator => {
+            alone!(call, FindCoordinatorRequest, FindCoordinatorResponse, find_coordinator::handle)
+        }
+        ApiKey::JoinGroup => of_client!(call, JoinGroupRequest, JoinGroupResponse, classic::join),
+        ApiKey::SyncGroup => of_client!(call, SyncGroupRequest, SyncGroupResponse, classic::sync),
+        ApiKey::Heartbeat => of_client!(call, HeartbeatRequest, HeartbeatResponse, classic::heartbeat),
+        ApiKey::LeaveGroup => of_client!(call, LeaveGroupRequest, LeaveGroupResponse, classic::leave),
+        ApiKey::OffsetCommit => of_client!(call, OffsetCommitRequest, OffsetCommitResponse, offsets::commit),
+        ApiKey::OffsetFetch => of_client!(call, OffsetFetchRequest, OffsetFetchResponse, offsets::fetch),
+        ApiKey::OffsetDelete => of_client!(call, OffsetDeleteRequest, OffsetDeleteResponse, offsets::delete),
+        ApiKey::ListGroups => of_client!(call, ListGroupsRequest, ListGroupsResponse, listed::list),
+        ApiKey::DescribeGroups => {
+            of_client!(call, DescribeGroupsRequest, DescribeGroupsResponse, listed::describe)
+        }
+        ApiKey::DeleteGroups => of_client!(call, DeleteGroupsRequest, DeleteGroupsResponse, listed::delete),
+        ApiKey::ConsumerGroupHeartbeat => of_client!(
+            call,
+            ConsumerGroupHeartbeatRequest,
+            ConsumerGroupHeartbeatResponse,
+            consumer::heartbeat
+        ),
+        ApiKey::ConsumerGroupDescribe => {
+            of_client!(call, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, consumer::describe)
         }
         _ => begin_administration(key, call),
     }
@@ -157,9 +212,6 @@ fn begin_administration(key: ApiKey, call: Call<'_>) -> Answer {
         ),
         ApiKey::DescribeLogDirs => {
             alone!(call, DescribeLogDirsRequest, DescribeLogDirsResponse, describe_log_dirs::handle)
-        }
-        ApiKey::FindCoordinator => {
-            alone!(call, FindCoordinatorRequest, FindCoordinatorResponse, find_coordinator::handle)
         }
         other => Answer::Close(CloseReason::new(format!("API {other:?} is listed but has no handler"))),
     }

@@ -21,6 +21,7 @@ use highwater_wire::kafka::messages::{ProduceRequest, ProduceResponse};
 use highwater_wire::kafka::protocol::StrBytes;
 use highwater_wire::{AcceptedBatch, BatchRefusal, Codec, ProduceRules, validate_produce};
 
+use super::admin::is_internal;
 use super::topics::{
     current_leader, find_led, find_topic, leader_refusal_code, names_another_leader, unavailable_code,
 };
@@ -163,6 +164,10 @@ fn produce_one(
     let node = context.node;
     if let Some((code, message)) = context.refusal {
         return Err(Refused::told(code, message));
+    }
+    if topic.is_ok_and(|topic| is_internal(&topic.name)) {
+        let text = "Cannot append to internal topic.";
+        return Err(Refused::told(errors::INVALID_TOPIC_EXCEPTION, text));
     }
     let partition = topic.and_then(|topic| find_led(topic, data.index)).map_err(Refused::code)?;
     if node.disk.is_full() {

@@ -1,9 +1,10 @@
 //! Acknowledgements that wait: for every replica in sync, or for the leader's own disk.
 
-use highwater_model::Offset;
+use highwater_model::{LeaderEpoch, Offset};
 
 use super::{Partition, Unavailable};
-use crate::core::replica::{AckState, AckTicket};
+use crate::core::replica::{AckState, AckTicket, LeaderRefusal};
+use crate::raft::Role as GroupRole;
 
 /// A batch whose producer waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,28 @@ impl Partition {
         match &inner.unavailable {
             Some(unavailable) if !is_done => Err(unavailable.clone().into()),
             _ => Ok(is_done),
+        }
+    }
+
+    /// Whether an append with acks=all would be taken now, from the leader of this epoch.
+    ///
+    /// # Errors
+    /// Why not; `NotLeader` where this node does not serve the partition.
+    pub fn takes_writes(&self, epoch: LeaderEpoch) -> Result<(), LeaderRefusal> {
+        if let Some(raft) = &self.terms().raft {
+            let role = raft.group.as_ref().map(|group| group.role());
+            return match role {
+                Some(GroupRole::Leader { takes_writes: true, .. }) => Ok(()),
+                Some(GroupRole::Leader { .. }) => {
+                    Err(LeaderRefusal::NotEnoughReplicas { isr: 0, min_isr: 1 })
+                }
+                _ => Err(LeaderRefusal::NotLeader),
+            };
+        }
+        let Ok(inner) = self.lock() else { return Err(LeaderRefusal::NotLeader) };
+        match inner.replica.replica().check_append(true)? {
+            current if current == epoch => Ok(()),
+            current => Err(LeaderRefusal::FencedEpoch { given: epoch, current }),
         }
     }
 

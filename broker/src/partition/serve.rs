@@ -105,9 +105,28 @@ impl Partition {
         needs_all: bool,
         now_ms: i64,
     ) -> Result<Appended, AppendRefusal> {
+        self.append_in(node, batch, needs_all, now_ms, None)
+    }
+
+    /// As [`Partition::append`]; in no other leader epoch than `epoch`, if one is given.
+    ///
+    /// # Errors
+    /// As [`Partition::append`]; `FencedEpoch` if another epoch has begun.
+    pub fn append_in(
+        self: &Arc<Self>,
+        node: &Node,
+        batch: &AcceptedBatch,
+        needs_all: bool,
+        now_ms: i64,
+        epoch: Option<LeaderEpoch>,
+    ) -> Result<Appended, AppendRefusal> {
         let header = &batch.header;
         let terms = self.terms();
         let mut inner = self.lock()?;
+        let current = inner.replica.leader_epoch();
+        if let Some(given) = epoch.filter(|epoch| *epoch != current) {
+            return Err(AppendRefusal::Leader(LeaderRefusal::FencedEpoch { given, current }));
+        }
         let log_start = inner.manifest.log_start;
         let appended = match inner.replica.append_as_leader(header, &batch.bytes, needs_all, now_ms) {
             Ok(appended) => appended,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use highwater_groups::core::settings::Migration;
 use highwater_model::{NodeId, limits};
 
 /// A host name or address with a port, not resolved yet.
@@ -219,6 +220,36 @@ pub fn bytes_or_zero(value: &str) -> Result<u64, String> {
 }
 
 /// A time in milliseconds, at least 1 and at most 30 days.
+/// A time as [`millis`] takes it that Kafka's protocol can carry.
+pub fn timeout(value: &str) -> Result<i32, String> {
+    i32::try_from(millis(value)?).map_err(|_| "at most 2147483647ms is possible".to_owned())
+}
+
+/// As [`timeout`], or none at all.
+pub fn delay(value: &str) -> Result<i32, String> {
+    match value {
+        "0" | "0ms" | "0s" => Ok(0),
+        _ => timeout(value),
+    }
+}
+
+pub fn positive_number(value: &str) -> Result<u64, String> {
+    match value.parse::<u32>() {
+        Ok(number) if number > 0 => Ok(u64::from(number)),
+        _ => Err("a number from 1 to 4294967295 is needed".to_owned()),
+    }
+}
+
+pub fn migration(value: &str) -> Result<Migration, String> {
+    match value.to_ascii_lowercase().as_str() {
+        "disabled" => Ok(Migration::Disabled),
+        "upgrade" => Ok(Migration::Upgrade),
+        "downgrade" => Ok(Migration::Downgrade),
+        "bidirectional" => Ok(Migration::Bidirectional),
+        _ => Err("disabled, upgrade, downgrade or bidirectional is needed".to_owned()),
+    }
+}
+
 pub fn millis(value: &str) -> Result<u64, String> {
     // "ms" before "s", or 10ms would be read as 10m seconds.
     let units = [("ms", 1), ("min", 60_000), ("s", 1_000), ("h", 3_600_000)];

@@ -104,6 +104,17 @@ impl Groups {
         counts
     }
 
+    /// Groups, and the members of all of them; for metrics.
+    pub fn totals(&self) -> (usize, usize) {
+        let members = self.groups.values().map(|group| match group {
+            Group::Classic(group) => group.members.len(),
+            Group::Consumer(group) => group.members.len(),
+        });
+        let totals = (self.groups.len(), members.sum());
+        debug_assert!(totals.0 > 0 || totals.1 == 0, "members without a group");
+        totals
+    }
+
     /// DescribeGroups: classic groups only. Older versions show what is not there as a dead group.
     pub fn describe_classic(&self, group: &str) -> Result<DescribedClassic, GroupError> {
         match self.groups.get(group) {

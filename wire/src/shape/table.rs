@@ -100,7 +100,7 @@ pub(super) fn request(api_key: i16) -> Option<&'static [Field]> {
         api::INCREMENTAL_ALTER_CONFIGS => INCREMENTAL_ALTER_CONFIGS,
         api::DESCRIBE_CLUSTER => DESCRIBE_CLUSTER,
         api::DESCRIBE_TOPIC_PARTITIONS => DESCRIBE_TOPIC_PARTITIONS,
-        _ => return None,
+        _ => return super::groups::request(api_key),
     })
 }
 

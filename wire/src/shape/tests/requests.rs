@@ -43,7 +43,7 @@ pub fn any_request(dice: &mut Dice, key: i16, version: i16) -> RequestKind {
         api::INCREMENTAL_ALTER_CONFIGS => RequestKind::IncrementalAlterConfigs(any_incremental(dice)),
         api::DESCRIBE_CLUSTER => RequestKind::DescribeCluster(any_describe_cluster(dice, version)),
         api::DESCRIBE_TOPIC_PARTITIONS => RequestKind::DescribeTopicPartitions(any_describe_topics(dice)),
-        other => panic!("no requests of API {other}"),
+        _ => groups::any_request(dice, key, version),
     }
 }
 
@@ -94,6 +94,8 @@ macro_rules! tags {
         }
     };
 }
+
+mod groups;
 
 fn any_produce(dice: &mut Dice, version: i16) -> ProduceRequest {
     let topics = some(dice, |dice| {

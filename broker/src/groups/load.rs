@@ -1,0 +1,161 @@
+//! A shard comes to life: the partition's log is read from its beginning to its end.
+//!
+//! A new leader's log may hold records that are not committed yet. They will be (nobody but the shard
+//! appends), and until they are the shard is not loaded: reading stops at the high watermark and goes on when
+//! it has moved. Invariants: 3, 9 (a batch that cannot be read stops the load; it is not skipped).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use highwater_groups::core::machine::Groups;
+use highwater_model::limits::{GROUP_LOAD_BATCH_BYTES_MAX, GROUP_LOAD_CHUNK_BYTES, GROUP_RETRY_PAUSE};
+use highwater_model::{LeaderEpoch, Offset};
+use highwater_wire::codec::decompress_into;
+use highwater_wire::{BatchHeader, Batches, Codec, Control, HEADER_BYTES, Records, read_control};
+
+use crate::core::fetch_plan::Grant;
+use crate::core::fetch_session::Want;
+use crate::partition::{FetchWaiter, Look, Partition};
+
+/// Why a shard was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Another leads, or the node stops.
+    #[error("this node does not lead the partition any more")]
+    NotLeader,
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(error: impl ToString) -> LoadError {
+    LoadError::Failed(error.to_string())
+}
+
+/// Reads the whole log into `groups`, waiting for what is not yet committed. `stop`: give up.
+///
+/// # Errors
+/// [`LoadError`]
+pub async fn load(
+    partition: &Arc<Partition>,
+    epoch: LeaderEpoch,
+    mut groups: Groups,
+    stop: &Arc<AtomicBool>,
+) -> Result<Groups, LoadError> {
+    let waiter = FetchWaiter::default();
+    let mut at = partition.bounds().map_err(failed)?.local_start;
+    partition.wait_for_data(&waiter);
+    let loaded = loop {
+        let bounds = match partition.bounds() {
+            Ok(bounds) => bounds,
+            Err(error) => break Err(failed(error)),
+        };
+        let terms = partition.terms();
+        if !terms.is_leader || terms.leader_epoch != epoch || stop.load(Ordering::Relaxed) {
+            break Err(LoadError::NotLeader);
+        }
+        if at >= bounds.log_end && bounds.high_watermark >= bounds.log_end {
+            break Ok(());
+        }
+        if at >= bounds.high_watermark {
+            let _ = tokio::time::timeout(GROUP_RETRY_PAUSE, waiter.notified()).await; // looked at in any case
+            continue;
+        }
+        let (from, stop) = (partition.clone(), stop.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let end = read_on(&from, at, &mut groups, &stop);
+            (groups, end)
+        });
+        let (back, end) = match read.await {
+            Ok(read) => read,
+            Err(panic) => {
+                partition.forget_waiter(&waiter);
+                return Err(failed(panic));
+            }
+        };
+        groups = back;
+        match end {
+            Ok(end) => at = end,
+            Err(error) => break Err(error),
+        }
+    };
+    partition.forget_waiter(&waiter);
+    loaded.map(|()| groups)
+}
+
+/// Reads up to the high watermark; where it has come to.
+fn read_on(
+    partition: &Partition,
+    mut at: Offset,
+    groups: &mut Groups,
+    stop: &AtomicBool,
+) -> Result<Offset, LoadError> {
+    let mut scratch = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let want =
+            Want { fetch_offset: at, bytes_max: i32::MAX, current_leader_epoch: -1, last_fetched_epoch: -1 };
+        let grant = Grant { bytes: GROUP_LOAD_CHUNK_BYTES, is_first: true };
+        let read = match partition.look(&want, Some(grant), true).map_err(failed)?.0 {
+            Look::Local(read) if !read.slices.is_empty() => read,
+            Look::Local(_) | Look::Empty => return Ok(at),
+            Look::NotLeader | Look::Fenced | Look::UnknownEpoch => return Err(LoadError::NotLeader),
+            Look::Tier { .. } => return Err(failed("the log's beginning is in the tier only")),
+            Look::Damaged(error) => return Err(failed(error)),
+            Look::OutOfRange | Look::Diverging { .. } => return Err(failed(format!("no offset {at}"))),
+        };
+        let mut bytes = Vec::with_capacity(read.bytes);
+        for slice in &read.slices {
+            bytes.extend(slice.read().map_err(failed)?);
+        }
+        let from = at;
+        for batch in Batches::new(&bytes) {
+            let (header, batch) = batch.map_err(failed)?;
+            let end = header.base_offset + i64::from(header.last_offset_delta) + 1;
+            if end > at {
+                load_batch(groups, &header, batch, &mut scratch)?;
+                at = end;
+            }
+        }
+        if at == from {
+            return Err(failed(format!("a read at {at} gave nothing")));
+        }
+    }
+    Err(LoadError::NotLeader)
+}
+
+fn load_batch(
+    groups: &mut Groups,
+    header: &BatchHeader,
+    batch: &[u8],
+    scratch: &mut Vec<u8>,
+) -> Result<(), LoadError> {
+    if header.is_control() {
+        if header.is_transactional()
+            && let Control::End(marker) = read_control(header, batch).map_err(failed)?
+        {
+            groups.load_marker(header.producer_id, marker.commit);
+        }
+        return Ok(());
+    }
+    if !highwater_wire::batch::crc_matches(batch) {
+        return Err(failed(format!("the batch at {} is damaged", header.base_offset)));
+    }
+    let producer = header.is_transactional().then_some(header.producer_id);
+    let codec = header.codec().map_err(failed)?;
+    let section = match codec {
+        Codec::None => &batch[HEADER_BYTES..],
+        codec => {
+            let packed = &batch[HEADER_BYTES..];
+            decompress_into(codec, packed, GROUP_LOAD_BATCH_BYTES_MAX, scratch).map_err(failed)?;
+            &scratch[..]
+        }
+    };
+    let mut records = Records::new(section, header.record_count);
+    while let Some(record) = records.next().map_err(failed)? {
+        let Some(key) = record.key else { continue };
+        if let Err(damage) = groups.load_bytes(key, record.value, producer) {
+            let offset = header.base_offset + i64::from(record.offset_delta);
+            tracing::warn!(offset, "a record of a group cannot be read and is left out: {damage}");
+        }
+    }
+    Ok(())
+}
