@@ -13,6 +13,8 @@ mod crash;
 mod faults;
 #[path = "it/golden.rs"]
 mod golden;
+#[path = "it/groups.rs"]
+mod groups;
 #[path = "it/rot.rs"]
 mod rot;
 #[path = "it/startup.rs"]

@@ -44,8 +44,8 @@ pub async fn run(node: Arc<Node>) {
             }
             _ = stop.wait_for(|stopping| *stopping) => break,
         }
-        let _ = tokio::time::timeout(GROUP_FOLLOW_PAUSE, stop.wait_for(|stopping| *stopping)).await; // a pause
-        if node.is_stopping() {
+        let pause = tokio::time::timeout(GROUP_FOLLOW_PAUSE, stop.wait_for(|stopping| *stopping));
+        if pause.await.is_ok() {
             break;
         }
     }

@@ -230,7 +230,12 @@ impl Loaded {
         match self.partition.takes_writes(self.shard.epoch) {
             Ok(()) => Ok(true),
             Err(LeaderRefusal::NotEnoughReplicas { .. }) => Ok(false),
-            Err(_) => Err(End::Stop),
+            Err(_) => {
+                // While it hands over, it still leads; the shard ends with the epoch.
+                let terms = self.partition.terms();
+                let is_over = !terms.is_leader || terms.leader_epoch != self.shard.epoch;
+                if is_over { Err(End::Stop) } else { Ok(false) }
+            }
         }
     }
 

@@ -351,15 +351,18 @@ async fn members_of_the_new_protocol_share_the_partitions() {
     let mut two = Member { id: "member-2", epoch: 0, owned: Vec::new() };
     let nameless = beat(&mut client, "", 0, true, None).await;
     assert_eq!(nameless.error_code, 42, "version 1 members have an id");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while one.partitions().len() != 4 {
+        assert!(tokio::time::Instant::now() < deadline, "never assigned");
         one.beat(&mut client).await;
     }
-    let deadline = tokio::time::Instant::now() + PATIENCE;
     while (one.partitions().len(), two.partitions().len()) != (2, 2) {
         assert!(tokio::time::Instant::now() < deadline, "never balanced");
         one.beat(&mut client).await;
         two.beat(&mut client).await;
     }
+    one.beat(&mut client).await;
+    two.beat(&mut client).await;
     let mut all = [one.partitions(), two.partitions()].concat();
     all.sort();
     assert_eq!(all, [0, 1, 2, 3]);

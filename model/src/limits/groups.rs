@@ -58,7 +58,8 @@ pub const GROUP_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_mil
 pub const GROUP_FOLLOW_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// How often a shard counts its groups for the metrics, while something happens in it.
 pub const GROUP_COUNT_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
-/// Groups that one DescribeGroups, DeleteGroups, ConsumerGroupDescribe or OffsetFetch request is answered for.
+/// Groups that one DescribeGroups, DeleteGroups, ConsumerGroupDescribe or OffsetFetch request is
+/// answered for.
 pub const GROUPS_PER_REQUEST_MAX: usize = 10_000;
 /// Bytes of a segment of `__consumer_offsets` (Kafka's `offsets.topic.segment.bytes`).
 pub const OFFSETS_TOPIC_SEGMENT_BYTES: usize = 100 * 1024 * 1024;
