@@ -15,7 +15,7 @@ use highwater_wire::{BatchHeader, Batches, Codec, Control, HEADER_BYTES, Records
 
 use crate::core::fetch_plan::Grant;
 use crate::core::fetch_session::Want;
-use crate::partition::{FetchWaiter, Look, Partition};
+use crate::partition::{FetchWaiter, Look, Partition, Unavailable};
 
 /// Why a shard was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,13 @@ pub enum LoadError {
     NotLeader,
     #[error("{0}")]
     Failed(String),
+}
+
+fn unavailable(reason: Unavailable) -> LoadError {
+    match reason {
+        Unavailable::Closed => LoadError::NotLeader,
+        Unavailable::Storage(_) => failed(reason),
+    }
 }
 
 fn failed(error: impl ToString) -> LoadError {
@@ -42,12 +49,12 @@ pub async fn load(
     stop: &Arc<AtomicBool>,
 ) -> Result<Groups, LoadError> {
     let waiter = FetchWaiter::default();
-    let mut at = partition.bounds().map_err(failed)?.local_start;
+    let mut at = partition.bounds().map_err(unavailable)?.local_start;
     partition.wait_for_data(&waiter);
     let loaded = loop {
         let bounds = match partition.bounds() {
             Ok(bounds) => bounds,
-            Err(error) => break Err(failed(error)),
+            Err(reason) => break Err(unavailable(reason)),
         };
         let terms = partition.terms();
         if !terms.is_leader || terms.leader_epoch != epoch || stop.load(Ordering::Relaxed) {

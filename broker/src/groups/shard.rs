@@ -17,7 +17,9 @@ use highwater_groups::core::records::Record;
 use highwater_groups::core::request::{Client, Event, Request, Ticket};
 use highwater_groups::core::types::{Name, Topics};
 use highwater_model::ProducerId;
-use highwater_model::limits::{GROUP_APPENDS_PENDING_MAX, GROUP_COUNT_PAUSE, GROUP_RETRY_PAUSE};
+use highwater_model::limits::{
+    GROUP_APPENDS_PENDING_MAX, GROUP_COUNT_PAUSE, GROUP_RETRY_PAUSE, GROUP_RETRY_PAUSE_MAX,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -91,11 +93,13 @@ impl SteadyClock {
 pub(super) async fn run(mut task: Task) {
     // One clock for the shard's life: time must not go back when it is loaded anew.
     let clock = SteadyClock { began_ms: task.node.now_ms(), began: Instant::now() };
+    let mut pause = GROUP_RETRY_PAUSE;
     loop {
         let partition = task.shard.partition;
         let end = match task.load(clock).await {
             Ok(mut loaded) => {
                 task.shard.is_loaded.store(true, Ordering::Release);
+                pause = GROUP_RETRY_PAUSE;
                 let end = loaded.serve(&mut task).await;
                 task.shard.is_loaded.store(false, Ordering::Release);
                 loaded.give_up();
@@ -113,7 +117,8 @@ pub(super) async fn run(mut task: Task) {
         }
         task.node.metrics.group_reloads.inc();
         let mut stop = task.stop.clone();
-        let _ = tokio::time::timeout(GROUP_RETRY_PAUSE, stop.wait_for(|stop| *stop)).await; // a pause
+        let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await; // a pause
+        pause = (pause * 2).min(GROUP_RETRY_PAUSE_MAX);
     }
     // It may be asked still, until another shard stands in its place.
     task.messages.close();

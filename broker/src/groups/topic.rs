@@ -49,8 +49,10 @@ async fn topic(node: &Arc<Node>) -> Option<(TopicId, i32)> {
     if let Some(known) = known(node) {
         return Some(known);
     }
-    let alive = node.coordinator.with_state(|state| state.brokers.values().filter(|b| !b.is_fenced).count());
-    let alive = i16::try_from(alive).unwrap_or(i16::MAX).max(1);
+    // One that is away for a moment counts: the topic keeps its replicas for good, so it waits for that broker.
+    let brokers =
+        node.coordinator.with_state(|state| state.brokers.values().filter(|b| !b.is_draining).count());
+    let brokers = i16::try_from(brokers).unwrap_or(i16::MAX).max(1);
     let configs = [
         ("cleanup.policy", "compact".to_owned()),
         ("compression.type", "producer".to_owned()),
@@ -62,7 +64,7 @@ async fn topic(node: &Arc<Node>) -> Option<(TopicId, i32)> {
         topic_id: TopicId::NONE,
         name: OFFSETS_TOPIC.to_owned(),
         partitions: node.settings.offsets_topic_num_partitions,
-        replication_factor: node.settings.offsets_topic_replication_factor.min(alive),
+        replication_factor: node.settings.offsets_topic_replication_factor.min(brokers),
         assignments: Vec::new(),
         configs: configs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
     };

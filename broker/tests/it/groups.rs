@@ -39,16 +39,19 @@ async fn harness() -> Harness {
     harness
 }
 
-/// Asks for the coordinator until the shard of the group is loaded.
+/// Asks for the coordinator until every shard is loaded.
 async fn coordinator(client: &mut Client, id: &str) {
     let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text(id)]);
     let found: FindCoordinatorResponse = client.call(api::FIND_COORDINATOR, 6, &request).await;
     let one = &found.coordinators[0];
     assert_eq!((one.error_code, one.node_id.0, one.host.as_str()), (0, 1, "127.0.0.1"));
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while fetch_offset(client, 8, id).await.0 == 14 {
-        assert!(tokio::time::Instant::now() < deadline, "never loaded");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    // With three partitions each of these letters has a shard of its own.
+    for id in [id, "a", "b", "c"] {
+        while fetch_offset(client, 8, id).await.0 == 14 {
+            assert!(tokio::time::Instant::now() < deadline, "never loaded");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub const GROUP_LOAD_BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Pause before a load that failed is tried again, and before a step is tried again whose partition takes no
 /// writes for now.
 pub const GROUP_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+/// See [`GROUP_RETRY_PAUSE`]: it doubles with each load that fails, up to this.
+pub const GROUP_RETRY_PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 /// Changes of topics and of leaders are gathered for so long before the shards follow them.
 pub const GROUP_FOLLOW_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// How often a shard counts its groups for the metrics, while something happens in it.
