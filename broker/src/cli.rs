@@ -9,6 +9,7 @@ mod connect;
 mod consume;
 mod coordinators;
 mod demo;
+mod group;
 mod output;
 mod produce;
 mod serve;
@@ -40,6 +41,9 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Write the records of a topic to standard output.
     Consume(consume::ConsumeArgs),
+    /// Consumer groups: who is in them and how far they are.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// The nodes of the cluster, and moving partitions between them.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Topic(command) => block_on(topic::run(command)),
         Command::Produce(args) => block_on(produce::run(args)),
         Command::Consume(args) => block_on(consume::run(args)),
+        Command::Group(command) => block_on(group::run(command)),
         Command::Cluster(command) => block_on(cluster::run(command)),
         Command::Tier(command) => block_on(tier::run(command)),
     };

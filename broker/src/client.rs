@@ -92,6 +92,11 @@ impl Client {
         }
     }
 
+    /// Ids of the brokers that the last metadata named.
+    pub fn nodes(&self) -> Vec<i32> {
+        self.brokers.keys().copied().collect()
+    }
+
     async fn at(&mut self, address: &str) -> Result<&mut Connection, ClientError> {
         if self.connections.get(address).is_some_and(Connection::is_broken) {
             self.connections.remove(address);

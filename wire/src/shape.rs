@@ -12,6 +12,7 @@
 //! decoders refuse what is not UTF-8.
 
 mod answers;
+mod group_answers;
 mod groups;
 mod table;
 

@@ -36,6 +36,11 @@ fn the_contract_parses() {
         &["topic", "alter", "t", "--partitions", "4"],
         &["topic", "alter", "t", "--config", "a=b=c", "--delete-config", "x"],
         &["topic", "delete", "t", "u", "--if-exists"],
+        &["group", "list", "--output", "json"],
+        &["group", "describe", "g"],
+        &["group", "reset", "g", "--topic", "t", "--to", "earliest"],
+        &["group", "reset", "g", "--topic", "t", "--to", "17", "--partition", "2"],
+        &["group", "delete", "g", "h"],
         &["produce", "t", "--key-separator", ":", "--acks", "1", "--compression", "zstd", "--header", "a=b"],
         &["consume", "t", "--from-beginning", "--max", "3"],
         &["consume", "t", "--offset", "7", "--partition", "0", "--output", "json"],
@@ -67,7 +72,10 @@ fn wrong_usage_has_exit_code_2_and_help_0() {
         &["tier", "scrub"],
         &["cluster", "move", "t"],
         &["cluster", "drain"],
-        &["group", "list"],
+        &["group", "delete"],
+        &["group", "reset", "g", "--to", "earliest"],
+        &["group", "reset", "g", "--topic", "t"],
+        &["group", "reset", "g", "--topic", "t", "--to", "-5"],
     ] {
         assert_eq!(code(args), 2, "{args:?}");
     }

@@ -251,7 +251,7 @@ fn damaged(position: &Position, reason: &dyn std::fmt::Display) -> ClientError {
 }
 
 /// The offset of a moment (or of one of the ends) in each partition; -1 where no record is that late.
-async fn list_offsets(
+pub async fn list_offsets(
     client: &mut Client,
     topic: &TopicMetadata,
     chosen: &[i32],

@@ -20,7 +20,7 @@ pub(super) fn answer(api_key: i16) -> Option<&'static [Field]> {
         api::DESCRIBE_CONFIGS => DESCRIBE_CONFIGS,
         api::CREATE_PARTITIONS => CREATE_PARTITIONS,
         api::INCREMENTAL_ALTER_CONFIGS => INCREMENTAL_ALTER_CONFIGS,
-        _ => return None,
+        _ => return super::group_answers::answer(api_key),
     })
 }
 

@@ -69,7 +69,11 @@ impl Writer<'_> {
                 (0..count.unwrap_or(0)).for_each(|_| self.structure(fields));
             }
             Kind::Struct(fields) => self.structure(fields),
-            Kind::TextArray | Kind::OptionalStruct(_) => panic!("no answer has {field:?}"),
+            Kind::TextArray => {
+                self.length(count);
+                (0..count.unwrap_or(0)).for_each(|n| self.text(Some(n)));
+            }
+            Kind::OptionalStruct(_) => panic!("no answer has {field:?}"),
         }
     }
 
