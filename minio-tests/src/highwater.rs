@@ -260,6 +260,16 @@ impl Highwater {
         }
     }
 
+    /// `highwater group ...`, by the Kafka protocol: what it wrote; it must end with 0.
+    pub fn group(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(tools::highwater());
+        command.arg("group").args(arguments).args(["--kafka", &self.kafka()]);
+        let done = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "highwater group {arguments:?}: {}: {out}{err}", done.status);
+        out.into_owned()
+    }
+
     /// Seals, publishes and drops the local copies of all that the topic has now.
     pub fn offload(&self, topic: &str) {
         self.tier(&["offload", topic, "--evict"]);
