@@ -49,7 +49,8 @@ async fn topic(node: &Arc<Node>) -> Option<(TopicId, i32)> {
     if let Some(known) = known(node) {
         return Some(known);
     }
-    // One that is away for a moment counts: the topic keeps its replicas for good, so it waits for that broker.
+    // One that is away for a moment counts: the topic keeps its number of replicas, so it waits for that
+    // broker.
     let brokers =
         node.coordinator.with_state(|state| state.brokers.values().filter(|b| !b.is_draining).count());
     let brokers = i16::try_from(brokers).unwrap_or(i16::MAX).max(1);
