@@ -313,7 +313,7 @@ def outages(strikes):
 
 def run(options):
     groups = options.only.split(",") if options.only else GROUPS
-    bench, out = ClusterBench(options), Path(options.out)
+    bench, out, failed = ClusterBench(options), Path(options.out), []
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         for bench.run in range(options.runs):
@@ -321,12 +321,18 @@ def run(options):
                 if bench.run and group != "produce":
                     continue
                 print(f"run {bench.run + 1} of {options.runs}: {group}", flush=True)
-                getattr(bench, group)()
+                try:
+                    getattr(bench, group)()
+                except (RuntimeError, OSError, Refused) as error:  # an hour's other groups are worth having
+                    print(f"    {group} failed: {error}", flush=True)
+                    failed.append(group)
                 about = compare.about(options, "bench/cluster.py")
                 out.write_text(json.dumps({"about": about, "rows": bench.rows}, indent=1))
     finally:
         shutil.rmtree(bench.work, ignore_errors=True)
     print(f"results: {out}")
+    if failed:
+        sys.exit(f"incomplete: {', '.join(failed)}")
 
 
 def main():
