@@ -5,8 +5,8 @@
 //! candidates of a group come one after another by a rank that every replica computes alike. openraft 0.9 has
 //! no pre-vote, so a candidate asks first: peers that hear the leader, or have a longer log, say no, and no
 //! term is spent; a node that comes back does not unseat a leader that others follow. Who has given its vote
-//! leaves that candidate time: a term beyond the new leader's would make it stumble at its next entry. Nothing
-//! here bears on safety: that is openraft's. Invariant 17.
+//! leaves that candidate time: a term beyond the new leader's would make it stumble at its next entry.
+//! Nothing here bears on safety: that is openraft's. Invariant 17.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! Topics replicated by Raft, as real processes: brokers and coordinators each on their own, killed and paused
-//! under load, and the way of replication changed meanwhile. Nothing lost, nothing twice.
+//! Topics replicated by Raft, as real processes: brokers and coordinators each on their own, killed and
+//! paused under load, and the way of replication changed meanwhile. Nothing lost, nothing twice.
 
 use std::time::{Duration, Instant};
 
