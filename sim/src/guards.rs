@@ -39,12 +39,14 @@ pub enum Guard {
     /// Commits are told no further than the leader's own disk has come. Without: as soon as a majority has
     /// the entry, the leader's memory counted.
     CommitBound,
+    /// A leader asks nodes for their replicas of its own group. Without: of any that the partition has had.
+    GroupNamed,
     /// A group hands its partition over once the mark of its end is committed. Without: once it rests.
     EndMark,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 12] = [
+    pub const ALL: [Guard; 13] = [
         Guard::FsyncBeforeAck,
         Guard::EpochOnAppend,
         Guard::EpochOnManifest,
@@ -56,6 +58,7 @@ impl Guard {
         Guard::FsyncBeforeVote,
         Guard::OneVotePerTerm,
         Guard::CommitBound,
+        Guard::GroupNamed,
         Guard::EndMark,
     ];
 
@@ -88,6 +91,7 @@ impl Guard {
             Guard::FsyncBeforeVote => "fsync-before-vote",
             Guard::OneVotePerTerm => "one-vote-per-term",
             Guard::CommitBound => "commit-bound",
+            Guard::GroupNamed => "group-named",
             Guard::EndMark => "end-mark",
         }
     }

@@ -16,6 +16,7 @@ use super::Broker;
 use super::held::{Held, Proposal};
 use crate::checker::Anomaly;
 use crate::context::{Context, Event};
+use crate::guards::Guard;
 use crate::message::{ClientError, Message};
 use crate::network::{Address, MILLI, Micros};
 use crate::raft::{Env, Group, Out, RaftMessage, Refusal};
@@ -337,10 +338,13 @@ impl Broker {
         self.process.as_mut().expect("alive").peers.lost(node);
     }
 
-    /// Any group's that is here, as the product answers.
+    /// Of that very group: one of an earlier group would mix two logs.
     pub(super) fn which_replica(&mut self, context: &mut Context, to: Address, number: u32, since: i32) {
         let from = self.address();
-        if let Some(replica) = self.group(number).map(|group| group.me) {
+        let its = self
+            .group(number)
+            .filter(|group| group.since_epoch == since || !context.guards.holds(Guard::GroupNamed));
+        if let Some(replica) = its.map(|group| group.me) {
             let (partition, since_epoch, node) = (number, since, self.node);
             context.send(from, to, Message::ReplicaIs { partition, since_epoch, node, replica });
         }
@@ -374,6 +378,11 @@ impl Broker {
         partition: u32,
         offset: Offset,
     ) -> Option<Offset> {
+        if self.group(partition).is_none() {
+            // A group that is not open lets go of nothing.
+            let waits = self.held(partition)?.machine().replica().group().is_some();
+            return waits.then_some(0);
+        }
         if self.group(partition)?.store.released_end() >= offset {
             return Some(self.group(partition)?.store.released_end());
         }
