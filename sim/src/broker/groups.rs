@@ -120,8 +120,9 @@ impl Broker {
         held.flushes = false;
         held.replica_ids.clear();
         held.group = Some(group);
+        let how = format!("{beginning:?}: {last:?} {vote:?}");
         context.note(format_args!(
-            "broker {node} p{number} opens the group since {since_epoch} as {me:x} {beginning:?}: {last:?} {vote:?}"
+            "broker {node} p{number} opens the group since {since_epoch} as {me:x} {how}"
         ));
         Ok(())
     }
