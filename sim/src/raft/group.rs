@@ -402,7 +402,9 @@ impl Group {
 
     /// Stands for election in a new term.
     fn elect(&mut self, env: Env<'_>) {
-        self.candidacy.elects(env.now_ms);
+        let (members, mut candidacy) = (self.members(), self.candidacy);
+        candidacy.elects(env.now_ms, &self.view(&members));
+        (self.candidacy, self.voted_at_ms) = (candidacy, env.now_ms);
         self.vote = StoredVote { term: self.vote.term + 1, replica: self.me, is_committed: false };
         self.touched_ms = env.now_ms;
         self.part = Part::Candidate(BTreeSet::new());
