@@ -17,10 +17,10 @@ mod crash;
 mod faults;
 #[path = "it/golden.rs"]
 mod golden;
-#[path = "it/raft.rs"]
-mod raft;
 #[path = "it/kafka_tools.rs"]
 mod kafka_tools;
+#[path = "it/raft.rs"]
+mod raft;
 #[path = "it/rot.rs"]
 mod rot;
 #[path = "it/startup.rs"]
