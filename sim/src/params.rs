@@ -101,7 +101,7 @@ impl Params {
             begins_as_raft: match mode {
                 Mode::Fetch => false,
                 Mode::Raft => true,
-                Mode::Switching => seed % 2 == 0,
+                Mode::Switching => seed.is_multiple_of(2),
             },
             flush_before_ack: chance.permille(750) || mode == Mode::Raft,
             flush_max: *chance.pick(&[8, 30, 120, 400]).expect("not empty") * MILLI,
