@@ -339,8 +339,8 @@ impl Broker {
     async fn drain(&mut self) -> bool {
         // First, so that others are elected while requests drain.
         self.node.raft.stop(&self.node).await;
-        // Who waits for an acknowledgement hears that another leads now, and not only when the time is up: once
-        // the node stops, nobody here follows the metadata.
+        // Who waits for an acknowledgement hears that another leads now, and not only when the time is up:
+        // once the node stops, nobody here follows the metadata.
         if let Err(e) = self.node.follow_topics().await {
             tracing::warn!("partitions do not follow the hand-over: {e}");
         }

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use crate::handle::{Coordinator, Seat};
 use crate::raft::{MemberChange, ProposeFailure};
-use crate::rpc::{PROTOCOL, brief, never_sent, proto, timed, uuid_bytes, uuid_of, within};
+use crate::rpc::{brief, never_sent, proto, protocol_min, timed, uuid_bytes, uuid_of, within};
 
 use proto::change_members_request::Change;
 use proto::change_members_response::Outcome;
@@ -91,7 +91,7 @@ async fn forward(
 ) -> Outcome {
     let wait = deadline.saturating_duration_since(Instant::now());
     let request = proto::ChangeMembersRequest {
-        protocol: PROTOCOL,
+        protocol: protocol_min(),
         cluster_id: coordinator.cluster_id(),
         from: coordinator.settings().node_id,
         is_forwarded: true,

@@ -4,13 +4,16 @@
     chaos.py consume BOOTSTRAP TOPIC,.. CLIENT LEDGER                      until it ends; then to the ends of the topics
     chaos.py verify BOOTSTRAP TOPIC,.. DIRECTORY
 
-java/Chaos.java is the same in Java, but for `verify`. A ledger (acked-*, read-*) has one entry per record that was acknowledged or read:
-topic's number u16, client u16, partition u32, offset u64, record's number u64, time in ms u64. A value is the client
-u32, the number u64 and bytes that follow from it. All little endian. A client numbers its records in the order in which
-it sends them, over all topics in turn; the key is one of 64, so that the number decides the partition too.
+java/Chaos.java is the same in Java, but for `verify`. A topic that is named as -TOPIC has its number in the list
+and is left alone. A ledger (acked-*, read-*) has one entry per record that was acknowledged or read: topic's number
+u16, client u16, partition u32, offset u64 (all ones: not told), record's number u64, time in ms u64. A value is the
+client u16, the topic's number u16, the record's number u64 and bytes that follow from it. All little endian. A
+client numbers its records in the order in which it sends them, over its topics in turn; the key is one of 64 and
+follows from the number, so that it decides the partition too.
 """
 
 import hashlib
+import os
 import struct
 import sys
 import threading
@@ -20,21 +23,43 @@ from pathlib import Path
 from canon import check, replaying, result
 
 ENTRY = struct.Struct("<HHIQQQ")
-HEAD = struct.Struct("<IQ")
+NOWHERE = 2**64 - 1
+HEAD = struct.Struct("<HHQ")
 BLOCK = bytes(((n * n * 31 + n * 7) >> 3) & 255 for n in range(4096))
 FLUSH_SECONDS_MAX = 150
 END_SECONDS_MAX = 120
 
 
-def value(client, number):
+def value(client, topic, number):
     at = number % 2048
-    return HEAD.pack(client, number) + BLOCK[at : at + 200 + number * 31 % 1000]
+    return HEAD.pack(client, topic, number) + BLOCK[at : at + 200 + number * 31 % 1000]
+
+
+def key(number):
+    return b"key-%d" % (number // 4 % 64)
+
+
+def used(topics):
+    """Number and name of the topics that are not left alone."""
+    return [(n, topic) for n, topic in enumerate(topics.split(",")) if not topic.startswith("-")]
 
 
 def until_input_ends():
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True).start()
+
+    def wait():
+        while os.read(0, 1024):
+            pass
+        stop.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     return stop
+
+
+def told(error):
+    """What librdkafka says that concerns no record: brokers that are away, or a producer that is done for."""
+    print(f"{time.time():.3f} {error.name()} {error.str()}", file=sys.stderr, flush=True)
+    check(not error.fatal(), f"the client is done for: {error.name()} {error.str()}")
 
 
 def now_ms():
@@ -44,10 +69,11 @@ def now_ms():
 def produce(bootstrap, topics, client, ledger, rate):
     from confluent_kafka import Producer
 
-    topics, client, rate = topics.split(","), int(client), float(rate)
+    topics, client, rate = used(topics), int(client), float(rate)
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
+            "error_cb": told,
             "enable.idempotence": True,
             "acks": "all",
             "linger.ms": 5,
@@ -68,9 +94,11 @@ def produce(bootstrap, topics, client, ledger, rate):
         def delivered(error, message):
             nonlocal acked
             if error is not None:
-                failures.append(f"record {n} of {topics[topic]}: {error}")
+                failures.append(f"record {n} of topic {topic}: {error}")
                 return
-            out.write(ENTRY.pack(topic, client, message.partition(), message.offset(), n, now_ms()))
+            # librdkafka knows by a later record's acknowledgement that an earlier one is there too, and not where.
+            offset = message.offset() if message.offset() is not None and message.offset() >= 0 else NOWHERE
+            out.write(ENTRY.pack(topic, client, message.partition(), offset, n, now_ms()))
             acked += 1
 
         return delivered
@@ -79,13 +107,10 @@ def produce(bootstrap, topics, client, ledger, rate):
     while not stop.is_set():
         due = int((time.monotonic() - begun) * rate)
         while number < due and not stop.is_set():
-            topic = number % len(topics)
+            topic, name = topics[number % len(topics)]
             try:
                 producer.produce(
-                    topics[topic],
-                    value(client, number),
-                    b"key-%d" % (number // len(topics) % 64),
-                    on_delivery=callback(topic, number),
+                    name, value(client, topic, number), key(number), on_delivery=callback(topic, number)
                 )
                 number += 1
             except BufferError:
@@ -102,15 +127,16 @@ def produce(bootstrap, topics, client, ledger, rate):
     result(acked=acked, flush_seconds=round(time.monotonic() - asked, 1))
 
 
-def consume(bootstrap, topics, client, ledger):
+def consume(bootstrap, topics, _client, ledger):
     from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
     from canon import partitions_of
 
-    topics, client = topics.split(","), int(client)
+    topics = {name: number for number, name in used(topics)}
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
+            "error_cb": told,
             "group.id": "chaos",
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
@@ -135,8 +161,8 @@ def consume(bootstrap, topics, client, ledger):
             at = (m.topic(), m.partition())
             check(m.offset() == following[at], f"read {at} at {m.offset()}, not {following[at]}")
             following[at] += 1
-            sender, number = HEAD.unpack(m.value()[: HEAD.size])
-            entry = (topics.index(m.topic()), sender, m.partition(), m.offset(), number, now_ms())
+            sender, _, number = HEAD.unpack(m.value()[: HEAD.size])
+            entry = (topics[m.topic()], sender, m.partition(), m.offset(), number, now_ms())
             out.write(ENTRY.pack(*entry))
         if not stop.is_set():
             continue
@@ -162,8 +188,11 @@ def entries(directory, what):
 
 def verify(bootstrap, topics, directory):
     topics = topics.split(",")
-    acked = {}
+    acked, somewhere = {}, {}
     for topic, client, partition, offset, number, _ in entries(directory, "acked"):
+        if offset == NOWHERE:
+            somewhere[client, number] = (topic, partition)
+            continue
         at = (topic, partition, offset)
         check(at not in acked, f"two acknowledgements for offset {offset} of {topics[topic]}-{partition}")
         acked[at] = (client, number)
@@ -172,15 +201,14 @@ def verify(bootstrap, topics, directory):
         at = (topic, partition, offset)
         was = read.setdefault(at, (client, number))
         check(was == (client, number), f"two readers saw {was} and {(client, number)} at {topics[topic]} {at}")
-    seen, newest, digest, unknown = set(), {}, hashlib.sha256(), 0
+    seen, newest, digests, unknown = set(), {}, {}, 0
     for index, topic in enumerate(topics):
-        for partition, offset, _, key, got, _ in replaying(bootstrap, topic):
+        for partition, offset, _, sent_key, got, _ in replaying(bootstrap, topic):
             where = f"{topic}-{partition} at {offset}"
-            client, number = HEAD.unpack(got[: HEAD.size])
-            check(got == value(client, number), f"{where}: not what client {client} sent as {number}")
-            check(number % len(topics) == index, f"{where}: record {number} was sent to another topic")
-            wanted = b"key-%d" % (number // len(topics) % 64)
-            check(key == wanted, f"{where}: record {number} has another key")
+            client, sent_to, number = HEAD.unpack(got[: HEAD.size])
+            check(got == value(client, sent_to, number), f"{where}: not what client {client} sent as {number}")
+            check(sent_to == index, f"{where}: record {number} was sent to {topics[sent_to]}")
+            check(sent_key == key(number), f"{where}: record {number} has another key")
             check((client, number) not in seen, f"{where}: record {number} of client {client} a second time")
             seen.add((client, number))
             order = (index, partition, client)
@@ -191,14 +219,19 @@ def verify(bootstrap, topics, directory):
             newest[order] = number
             at = (index, partition, offset)
             was = acked.pop(at, None)
-            unknown += was is None
             check(was in (None, (client, number)), f"{where}: {(client, number)}, acknowledged was {was}")
+            place = somewhere.pop((client, number), None)
+            check(place in (None, (index, partition)), f"{where}: {(client, number)} belongs to {place}")
+            unknown += was is None and place is None
             was = read.pop(at, None)
             check(was in (None, (client, number)), f"{where}: {(client, number)}, a reader saw {was}")
-            digest.update(struct.pack("<HIQIQ", index, partition, offset, client, number))
+            digest = digests.setdefault((index, partition), hashlib.sha256())
+            digest.update(struct.pack("<QHQ", offset, client, number))
     check(not acked, f"{len(acked)} acknowledged records are gone, first {sorted(acked.items())[:3]}")
+    check(not somewhere, f"{len(somewhere)} acknowledged records are gone, first {sorted(somewhere.items())[:3]}")
     check(not read, f"{len(read)} records that were read are gone, first {sorted(read.items())[:3]}")
-    result(records=len(seen), without_acknowledgement=unknown, digest=digest.hexdigest())
+    whole = hashlib.sha256(b"".join(digests[at].digest() for at in sorted(digests)))
+    result(records=len(seen), without_acknowledgement=unknown, digest=whole.hexdigest())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,11 @@ public class Chaos {
     }
 
     public static void main(String[] args) throws Exception {
-        List<String> topics = List.of(args[2].split(","));
+        List<String> listed = List.of(args[2].split(","));
+        Map<String, Integer> topics = new LinkedHashMap<>();
+        for (int n = 0; n < listed.size(); n++) {
+            if (!listed.get(n).startsWith("-")) topics.put(listed.get(n), n);
+        }
         Thread stop = new Thread(() -> {
             try {
                 System.in.readAllBytes();
@@ -50,10 +54,10 @@ public class Chaos {
         Runtime.getRuntime().halt(1);
     }
 
-    static byte[] value(int client, long number) {
+    static byte[] value(int client, int topic, long number) {
         int at = (int) (number % 2048), size = Math.min((int) (200 + number * 31 % 1000), BLOCK.length - at);
         ByteBuffer out = ByteBuffer.allocate(12 + size).order(ByteOrder.LITTLE_ENDIAN);
-        out.putInt(client).putLong(number).put(BLOCK, at, size);
+        out.putShort((short) client).putShort((short) topic).putLong(number).put(BLOCK, at, size);
         return out.array();
     }
 
@@ -80,7 +84,7 @@ public class Chaos {
         return s;
     }
 
-    static void produce(String bootstrap, List<String> topics, int client, DataOutputStream ledger, double rate, Thread stop)
+    static void produce(String bootstrap, Map<String, Integer> topics, int client, DataOutputStream ledger, double rate, Thread stop)
         throws Exception {
         Map<String, Object> s = settings(bootstrap);
         s.put("linger.ms", 5);
@@ -91,16 +95,18 @@ public class Chaos {
         AtomicReference<String> failure = new AtomicReference<>();
         KafkaProducer<byte[], byte[]> producer =
             new KafkaProducer<>(s, new ByteArraySerializer(), new ByteArraySerializer());
+        List<String> names = List.copyOf(topics.keySet());
         long begun = System.nanoTime(), number = 0;
         while (stop.isAlive()) {
             long due = (long) ((System.nanoTime() - begun) / 1e9 * rate);
             for (; number < due && stop.isAlive(); number++) {
-                int topic = (int) (number % topics.size());
+                String name = names.get((int) (number % names.size()));
+                int topic = topics.get(name);
                 long n = number;
-                byte[] key = ("key-" + n / topics.size() % 64).getBytes();
-                producer.send(new ProducerRecord<>(topics.get(topic), key, value(client, n)), (meta, error) -> {
+                byte[] key = ("key-" + n / 4 % 64).getBytes();
+                producer.send(new ProducerRecord<>(name, key, value(client, topic, n)), (meta, error) -> {
                     if (error != null) {
-                        failure.compareAndSet(null, "record " + n + " of " + topics.get(topic) + ": " + error);
+                        failure.compareAndSet(null, "record " + n + " of " + name + ": " + error);
                     } else {
                         note(ledger, topic, client, meta.partition(), meta.offset(), n);
                         acked.incrementAndGet();
@@ -124,7 +130,7 @@ public class Chaos {
         System.out.printf(Locale.ROOT, "{\"acked\": %d, \"flush_seconds\": %.1f}%n", number, (System.nanoTime() - asked) / 1e9);
     }
 
-    static void consume(String bootstrap, List<String> topics, DataOutputStream ledger, Thread stop) throws Exception {
+    static void consume(String bootstrap, Map<String, Integer> topics, DataOutputStream ledger, Thread stop) throws Exception {
         Map<String, Object> s = settings(bootstrap);
         s.put("auto.offset.reset", "none");
         s.put("enable.auto.commit", "false");
@@ -134,7 +140,7 @@ public class Chaos {
         long asked = 0, read = 0;
         KafkaConsumer<byte[], byte[]> consumer =
             new KafkaConsumer<>(s, new ByteArrayDeserializer(), new ByteArrayDeserializer());
-        for (String topic : topics) {
+        for (String topic : topics.keySet()) {
             consumer.partitionsFor(topic).forEach(p -> following.put(new TopicPartition(topic, p.partition()), 0L));
         }
         consumer.assign(following.keySet());
@@ -146,7 +152,9 @@ public class Chaos {
                     if (r.offset() != following.get(at)) fail("read " + at + " at " + r.offset() + ", not " + following.get(at));
                     following.put(at, r.offset() + 1);
                     ByteBuffer value = ByteBuffer.wrap(r.value()).order(ByteOrder.LITTLE_ENDIAN);
-                    note(ledger, topics.indexOf(r.topic()), value.getInt(), r.partition(), r.offset(), value.getLong());
+                    int sender = value.getShort();
+                    value.getShort();
+                    note(ledger, topics.get(r.topic()), sender, r.partition(), r.offset(), value.getLong());
                     read++;
                 }
                 if (!stop.isAlive()) {

@@ -219,8 +219,8 @@ fn run(command: &[&str]) {
     assert!(
         done.status.success(),
         "{}: {said}\nThis test needs root with CAP_NET_ADMIN and CAP_SYS_ADMIN (a container needs \
-         --privileged), a kernel with network namespaces, veth, bridge and loop devices, and 'apt-get install \
-         iproute2 iptables e2fsprogs util-linux'",
+         --privileged), a kernel with network namespaces, veth, bridge and loop devices, and 'apt-get \
+         install iproute2 iptables e2fsprogs util-linux'",
         command.join(" ")
     );
 }

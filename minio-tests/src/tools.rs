@@ -27,9 +27,10 @@ pub fn ensure(tool: &str) {
     ready.insert(tool.to_owned());
 }
 
-/// The broker's binary, which `make` builds before the tests run.
+/// The broker's binary, which `make` builds before the tests run; or another one, of another release perhaps.
 pub fn highwater() -> PathBuf {
-    let path = root().join("target/release/highwater");
+    let given = std::env::var_os("HIGHWATER_TEST_BINARY").map(PathBuf::from);
+    let path = given.unwrap_or_else(|| root().join("target/release/highwater"));
     assert!(path.is_file(), "{} is missing: run `make build` first", path.display());
     path
 }

@@ -3,10 +3,14 @@
 
 #[path = "it/bad_bytes.rs"]
 mod bad_bytes;
+#[path = "it/chaos.rs"]
+mod chaos;
 #[path = "it/clients.rs"]
 mod clients;
 #[path = "it/cluster.rs"]
 mod cluster;
+#[path = "it/control_plane.rs"]
+mod control_plane;
 #[path = "it/crash.rs"]
 mod crash;
 #[path = "it/faults.rs"]
@@ -15,7 +19,13 @@ mod faults;
 mod golden;
 #[path = "it/groups.rs"]
 mod groups;
+#[path = "it/kafka_tools.rs"]
+mod kafka_tools;
+#[path = "it/raft.rs"]
+mod raft;
 #[path = "it/rot.rs"]
 mod rot;
 #[path = "it/startup.rs"]
 mod startup;
+#[path = "it/states.rs"]
+mod states;

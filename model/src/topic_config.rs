@@ -272,7 +272,9 @@ impl Values<'_> {
                 _ => Replication::Fetch,
             },
             leader_throttled: ThrottledReplicas::parse(self.text("leader.replication.throttled.replicas")),
-            follower_throttled: ThrottledReplicas::parse(self.text("follower.replication.throttled.replicas")),
+            follower_throttled: ThrottledReplicas::parse(
+                self.text("follower.replication.throttled.replicas"),
+            ),
             parquet_compression: match self.text("highwater.parquet.compression") {
                 "lz4" => ParquetCompression::Lz4,
                 "none" => ParquetCompression::None,

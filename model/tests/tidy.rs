@@ -42,6 +42,8 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("object_store::", &["tiering/src/store"]),
     ("openraft::", &["coordinator/src/raft", "broker/src/raft"]),
     ("kafka_protocol::", &["wire/src"]),
+    // Takes guards away: for the simulation, and never in what serves.
+    ("set_guards(", &["broker/src/replica", "sim/src"]),
 ];
 
 /// What a pure core must not mention.

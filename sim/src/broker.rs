@@ -1,11 +1,13 @@
 //! One broker: the product's replicas, logs, validation and sealing in a shell that speaks the simulated
 //! network. The shell does what the product's does and no more: it carries messages, keeps timers and waits.
 //!
-//! `calls.rs` talks to the control plane, `serve.rs` to clients, `replicate.rs` to other brokers, `tier.rs`
-//! to the bucket. A process is dropped when it dies; what is left is its data directory.
+//! `calls.rs` talks to the control plane, `serve.rs` to clients, `replicate.rs` and `groups.rs` to other
+//! brokers, `switch.rs` brings a partition from one replication to the other, `tier.rs` talks to the bucket.
+//! A process is dropped when it dies; what is left is its data directory.
 
 use std::collections::BTreeMap;
 
+use highwater_broker::core::raft_election::Peers;
 use highwater_log::PartitionLog;
 use highwater_model::{Offset, OffsetBounds};
 use highwater_tiering::core::names::Names;
@@ -20,10 +22,13 @@ use crate::network::{Address, MILLI, Micros, SECOND};
 use crate::random::Chance;
 
 mod calls;
+mod delete;
+mod groups;
 mod held;
 mod read;
 mod replicate;
 mod serve;
+mod switch;
 mod tier;
 mod upload;
 
@@ -69,6 +74,9 @@ struct Process {
     member_answered: Micros,
     next_heartbeat: Micros,
     held: BTreeMap<u32, Held>,
+    /// Nodes that are heard, for the groups.
+    peers: Peers,
+    next_greeting: Micros,
     calls: BTreeMap<u64, Call>,
     tier_reads: BTreeMap<u64, tier::TierRead>,
     sealer: Sealer,
@@ -125,6 +133,8 @@ impl Broker {
             member_answered: context.now,
             next_heartbeat: 0,
             held: BTreeMap::new(),
+            peers: Peers::default(),
+            next_greeting: 0,
             calls: BTreeMap::new(),
             tier_reads: BTreeMap::new(),
             sealer: Sealer::new(),
@@ -188,6 +198,10 @@ impl Broker {
     fn close(&mut self, context: &mut Context) {
         let Some(mut process) = self.process.take() else { return };
         let is_clean = process.held.values_mut().all(|held| held.close().is_ok());
+        for other in 1..=context.params.brokers {
+            let message = Message::PeerLost { node: self.node };
+            context.send(self.address(), Address::Broker(other), message);
+        }
         let clean = if is_clean && process.epoch.is_some() { "cleanly" } else { "uncleanly" };
         context.note(format_args!("broker {} has stopped {clean}", self.node));
         self.data.clean_stop_of = process.epoch.filter(|_| is_clean);
@@ -219,7 +233,9 @@ impl Broker {
 
     fn holds_poison(&self) -> bool {
         let held = self.process.iter().flat_map(|p| p.held.values());
-        held.into_iter().any(|h| h.log().refusal().is_some())
+        held.into_iter().any(|h| {
+            h.log().refusal().is_some() || h.group.as_ref().is_some_and(|g| g.store.failure().is_some())
+        })
     }
 
     // --- events ---
@@ -232,6 +248,7 @@ impl Broker {
         match event {
             Event::BrokerTick { life, .. }
             | Event::Flush { life, .. }
+            | Event::GroupSync { life, .. }
             | Event::BrokerStart { life, .. }
             | Event::BrokerStop { life, .. }
                 if life != current => {}
@@ -240,6 +257,7 @@ impl Broker {
             Event::Deliver { from, message, .. } => self.receive(context, from, message),
             Event::BrokerTick { .. } => self.tick(context),
             Event::Flush { partition, .. } => self.flush(context, partition),
+            Event::GroupSync { partition, opening, .. } => self.group_sync(context, partition, opening),
             Event::BrokerStop { .. } => self.close(context),
             _ => {}
         }
@@ -261,6 +279,15 @@ impl Broker {
             Message::ReplicaAnswer { id, partition, answer } => {
                 self.take_answer(context, id, partition, answer);
             }
+            Message::Raft(message) => self.take_raft(context, message),
+            Message::Greeting { node, boot, is_answer } => self.greeted(context, node, boot, is_answer),
+            Message::PeerLost { node } => self.peer_lost(node),
+            Message::WhichReplica { partition, since_epoch } => {
+                self.which_replica(context, from, partition, since_epoch);
+            }
+            Message::ReplicaIs { partition, since_epoch, node, replica } => {
+                self.replica_is(partition, since_epoch, node, replica);
+            }
             Message::HeartbeatTaken { leader, newer } => self.heartbeat_taken(context, from, leader, newer),
             Message::Pushed(metadata) => self.adopt(context, metadata),
             Message::ProposeDone { id, outcome } => self.propose_done(context, id, outcome),
@@ -281,6 +308,7 @@ impl Broker {
         let pause = self.chance.between(15, 40) * MILLI;
         context.after(pause, Event::BrokerTick { node: self.node, life: self.life });
         self.beat(context);
+        self.greet(context);
         self.time_out_calls(context);
         for partition in self.held_partitions() {
             self.tick_partition(context, partition);
@@ -294,9 +322,12 @@ impl Broker {
     fn tick_partition(&mut self, context: &mut Context, partition: u32) {
         let now_ms = self.now_ms(context);
         let Some(held) = self.held(partition) else { return };
-        let moves = held.machine.tick(now_ms);
+        let moves = held.machine_mut().tick(now_ms);
         self.moved(context, partition, moves);
         self.fetch_from_leader(context, partition);
+        self.tick_group(context, partition);
+        self.tick_switch(context, partition);
+        self.tick_log_start(context, partition);
         self.flush_if_due(context, partition);
         self.tick_tier(context, partition);
         self.compare_committed(context, partition);
@@ -319,6 +350,12 @@ impl Broker {
     }
 
     // --- what is looked at from outside ---
+
+    /// A process is there, has registered and is not about to end.
+    pub fn is_up(&self) -> bool {
+        let is_sound = |process: &Process| process.epoch.is_some() && process.stopping.is_none();
+        self.process.as_ref().is_some_and(is_sound) && !self.is_paused && self.fails_at.is_none()
+    }
 
     pub fn log(&self, partition: u32) -> Option<&PartitionLog> {
         self.process.as_ref()?.held.get(&partition).map(Held::log)

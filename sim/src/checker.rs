@@ -39,6 +39,10 @@ pub enum Anomaly {
     BoundsBroken,
     /// An epoch or a high watermark went back.
     WentBack,
+    /// Two replicas led in one term of a group.
+    TwoLeaders,
+    /// A group's store refused what its group asked of it, on a sound disk.
+    Defect,
     /// After everything has healed, something does not come to an end.
     Stuck,
     /// An assertion of the product failed.
@@ -182,13 +186,14 @@ fn check_order(history: &History, partition: u32, observed: &Observed, findings:
 }
 
 /// Every acknowledged value, and everything ever read, is in each final read at its place, and no offset is
-/// left out.
+/// left out; what was deleted in between may be gone.
 fn check_finals(history: &History, partition: u32, observed: &Observed, findings: &mut Findings) {
     for last in history.finals.iter().filter(|f| f.partition == partition) {
         let when = if last.is_after_eviction { "after eviction" } else { "before eviction" };
         let at: BTreeMap<Offset, Value> = last.records.iter().copied().collect();
+        let log_start = history.log_starts.get(&partition).copied().unwrap_or(0);
         dense(last, when, findings);
-        for (offset, value) in &observed.at {
+        for (offset, value) in observed.at.range(log_start..) {
             if !at.contains_key(offset) {
                 findings.add(Anomaly::Lost, || {
                     format!("partition {partition} offset {offset}: value {value} was read once, not {when}")
@@ -197,7 +202,8 @@ fn check_finals(history: &History, partition: u32, observed: &Observed, findings
         }
         for send in history.sends.iter().filter(|s| s.partition == partition) {
             let Sent::Acked(offset) = send.sent else { continue };
-            if send.is_committed_when_acked && at.get(&offset) != Some(&send.value) {
+            let is_due = send.is_committed_when_acked && offset >= log_start;
+            if is_due && at.get(&offset) != Some(&send.value) {
                 findings.add(Anomaly::Lost, || {
                     format!(
                         "partition {partition}: value {} acknowledged at {offset}, not there {when}",

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::sync::Arc;
 
+use highwater_broker::core::raft_side::ReplicaId;
 use highwater_model::Offset;
 
 use crate::checker::{Anomaly, Finding};
@@ -35,6 +36,14 @@ pub enum Event {
         node: u64,
         life: u64,
         partition: u32,
+    },
+    /// The sync of a group's side file is done.
+    GroupSync {
+        node: u64,
+        life: u64,
+        partition: u32,
+        /// Names the opening of the group.
+        opening: u64,
     },
     BrokerStart {
         node: u64,
@@ -113,6 +122,8 @@ pub struct Context {
     pub params: Arc<Params>,
     /// Every batch that any replica has held for committed, by partition and base offset, and who said so.
     pub committed: BTreeMap<(u32, Offset), (u64, HeldBatch)>,
+    /// Who led, by partition and term.
+    led: BTreeMap<(u32, u64), ReplicaId>,
     /// Faults are over.
     pub is_healing: bool,
 }
@@ -134,6 +145,7 @@ impl Context {
             guards,
             params,
             committed: BTreeMap::new(),
+            led: BTreeMap::new(),
             is_healing: false,
         }
     }
@@ -186,6 +198,16 @@ impl Context {
                 );
                 return self.find(Anomaly::Divergence, what);
             }
+        }
+    }
+
+    /// A term has one leader (invariant 6).
+    pub fn leads(&mut self, partition: u32, term: u64, replica: ReplicaId) {
+        self.note(format_args!("p{partition}: replica {replica:x} leads in term {term}"));
+        let first = *self.led.entry((partition, term)).or_insert(replica);
+        if first != replica {
+            let what = format!("partition {partition} term {term}: replicas {first:x} and {replica:x}");
+            self.find(Anomaly::TwoLeaders, what);
         }
     }
 

@@ -2,19 +2,20 @@
 //!
 //! A fault is carried out here and ends by an event, or all at once when healing begins. Faults stay within
 //! what the product promises to survive: machines lose power only where the topic asks for a flush before the
-//! acknowledgement, and never the bucket or a disk for good.
+//! acknowledgement, never the bucket, and a disk for good only where others have what it had.
 
 use std::collections::BTreeMap;
 
-use highwater_coordinator::core::{Command, ConfigOp, ConfigOpKind, ElectionKind};
+use highwater_coordinator::core::{Command, ConfigOp, ConfigOpKind, ElectionKind, Partition};
 use highwater_log::disk::Fault as DiskFault;
 
 use highwater_model::TopicPartition;
 
 use crate::bucket::BucketWeather;
 use crate::context::{Context, Event};
+use crate::disk::DataDir;
 use crate::network::{Address, Host, MILLI, Micros, SECOND, Weather};
-use crate::params::Params;
+use crate::params::{Mode, Params};
 use crate::random::Chance;
 use crate::world::World;
 
@@ -42,10 +43,15 @@ enum Kind {
     PreferredLeader,
     Drain,
     MinIsr,
+    DeleteRecords,
+    /// A broker comes back with an empty directory.
+    LoseDisk,
+    /// The topic asks for the other replication, in mode switching.
+    Switch,
 }
 
 /// How often each comes, relative to the others.
-const WEIGHTS: [(Kind, u64); 21] = [
+const WEIGHTS: [(Kind, u64); 24] = [
     (Kind::Kill, 10),
     (Kind::LosePower, 10),
     (Kind::LosePowerEverywhere, 3),
@@ -67,7 +73,13 @@ const WEIGHTS: [(Kind, u64); 21] = [
     (Kind::PreferredLeader, 4),
     (Kind::Drain, 3),
     (Kind::MinIsr, 2),
+    (Kind::DeleteRecords, 2),
+    (Kind::LoseDisk, 3),
+    (Kind::Switch, 25),
 ];
+
+/// After the return of a broker that lost its disk.
+const SPARED: Micros = 5 * SECOND;
 
 /// What ends with a fault.
 #[derive(Clone, Copy, Debug)]
@@ -83,11 +95,28 @@ enum Undo {
 pub struct Faults {
     chance: Chance,
     undo: BTreeMap<u64, Undo>,
+    has_lost_disk: bool,
+    /// Until then no other broker dies: the loss of a disk has yet to be known.
+    spared_until: Micros,
+}
+
+impl Kind {
+    fn ends_a_process(self) -> bool {
+        matches!(
+            self,
+            Kind::Kill
+                | Kind::LosePower
+                | Kind::LosePowerEverywhere
+                | Kind::StopInOrder
+                | Kind::SyncFails
+                | Kind::DiskFull
+        )
+    }
 }
 
 impl Faults {
     pub fn new(chance: Chance) -> Faults {
-        Faults { chance, undo: BTreeMap::new() }
+        Faults { chance, undo: BTreeMap::new(), has_lost_disk: false, spared_until: 0 }
     }
 
     pub fn schedule(&mut self, context: &mut Context) {
@@ -96,9 +125,10 @@ impl Faults {
         context.after(pause, Event::Fault);
     }
 
-    fn kind(&mut self) -> Kind {
-        let mut at = self.chance.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
-        for (kind, weight) in WEIGHTS {
+    fn kind(&mut self, mode: Mode) -> Kind {
+        let kinds = WEIGHTS.into_iter().filter(|(kind, _)| *kind != Kind::Switch || mode == Mode::Switching);
+        let mut at = self.chance.below(kinds.clone().map(|(_, weight)| weight).sum());
+        for (kind, weight) in kinds {
             match at.checked_sub(weight) {
                 Some(rest) => at = rest,
                 None => return kind,
@@ -140,9 +170,12 @@ impl Faults {
     }
 
     pub fn strike(&mut self, world: &mut World) {
-        let kind = self.kind();
+        let kind = self.kind(world.context.params.mode);
         let node = self.broker(&world.context);
         let lasts = self.chance.between(100, 4_000) * MILLI;
+        if kind.ends_a_process() && world.context.now < self.spared_until {
+            return;
+        }
         world.context.note(format_args!("FAULT {kind:?} broker {node} for {lasts} us"));
         match kind {
             Kind::Kill => world.kill(node, false, lasts),
@@ -174,12 +207,18 @@ impl Faults {
                 let jump = self.chance.between(0, 20_000) as i64 - 10_000;
                 world.broker(node).skew_ms += jump;
             }
+            Kind::DeleteRecords => {
+                let partition = self.chance.below(u64::from(world.context.params.partitions)) as u32;
+                let permille = self.chance.between(1, 1_000) as i64;
+                world.delete_records(partition, permille);
+            }
+            Kind::LoseDisk => self.lose_disk(world, node, lasts),
             Kind::SyncFails => self.disk(world, node, DiskFault::SyncFails, lasts),
             Kind::DiskFull => {
                 let fault = DiskFault::WriteFails(std::io::ErrorKind::StorageFull);
                 self.disk(world, node, fault, lasts);
             }
-            Kind::Reassign | Kind::PreferredLeader | Kind::MinIsr | Kind::Drain => {
+            Kind::Reassign | Kind::PreferredLeader | Kind::MinIsr | Kind::Drain | Kind::Switch => {
                 self.operate(world, kind, node, lasts);
             }
         }
@@ -196,6 +235,15 @@ impl Faults {
                 let least = self.chance.between(1, params.replication_factor);
                 let op = ConfigOpKind::Set(least.to_string());
                 let ops = vec![ConfigOp { name: "min.insync.replicas".into(), op }];
+                Command::AlterConfigs { topic_id: params.topic_id, ops }
+            }
+            Kind::Switch => {
+                let name = if self.chance.permille(500) { "raft" } else { "fetch" };
+                if self.chance.permille(400) {
+                    self.cut_leader_from_group(world, tp, lasts);
+                }
+                let op = ConfigOpKind::Set(name.into());
+                let ops = vec![ConfigOp { name: "highwater.replication".into(), op }];
                 Command::AlterConfigs { topic_id: params.topic_id, ops }
             }
             Kind::Drain => {
@@ -216,6 +264,33 @@ impl Faults {
         for node in nodes {
             world.kill(node, may, lasts);
         }
+    }
+
+    /// Only where the promise holds without the disk: another in-sync replica has everything, and lives until
+    /// that is known; of a group's voters most keep their word. At most once in a run, and not amid switches,
+    /// where a group may have two voters for a while.
+    fn lose_disk(&mut self, world: &mut World, node: u64, lasts: Micros) {
+        let state = world.control.newest().state;
+        let is_spared = |partition: &Partition| {
+            let others = partition.isr.iter().filter(|other| **other != node).count();
+            let is_moving = !partition.adding.is_empty() || !partition.removing.is_empty();
+            let needed = if partition.raft.is_some() { 2 } else { 1 };
+            !partition.replicas.contains(&node) || others >= needed && !is_moving
+        };
+        let mode = world.context.params.mode;
+        let all_are_up = world.brokers.values().all(|broker| broker.is_up());
+        if self.has_lost_disk
+            || !all_are_up
+            || mode == Mode::Switching
+            || !state.partitions().all(|(_, p)| is_spared(p))
+        {
+            return;
+        }
+        self.has_lost_disk = true;
+        self.spared_until = world.context.now + lasts + SPARED;
+        world.kill(node, false, lasts);
+        world.context.note(format_args!("broker {node} has lost its disk"));
+        world.broker(node).data = DataDir::new(self.chance.uuid());
     }
 
     fn cut(&mut self, world: &mut World, kind: Kind, node: u64, lasts: Micros) {
@@ -263,6 +338,24 @@ impl Faults {
         self.ends(&mut world.context, Undo::Network, lasts);
     }
 
+    /// The leader and the control plane see each other, and neither sees the other brokers.
+    fn cut_leader_from_group(&mut self, world: &mut World, tp: TopicPartition, lasts: Micros) {
+        let leader = world.control.newest().state.partition(tp).and_then(|p| p.leader);
+        let Some(leader) = leader.filter(|_| !world.context.params.members_on_brokers) else { return };
+        let network = &mut world.context.network;
+        let here = network.host(Address::Broker(leader));
+        let members: Vec<Host> =
+            world.control.members().map(|member| network.host(Address::Member(member))).collect();
+        for other in (1..=world.context.params.brokers).filter(|other| *other != leader) {
+            let there = network.host(Address::Broker(other));
+            for far in members.iter().chain([&here]) {
+                network.cut(*far, there);
+                network.cut(there, *far);
+            }
+        }
+        self.ends(&mut world.context, Undo::Network, lasts + 2 * SECOND);
+    }
+
     fn bucket(&mut self, world: &mut World, kind: Kind, lasts: Micros) {
         world.bucket.weather = BucketWeather {
             is_away: kind == Kind::BucketAway,
@@ -280,11 +373,8 @@ impl Faults {
             return;
         }
         let broker = world.broker(node);
-        if let Some(disk) = broker.data.sim(partition) {
-            disk.inject(fault);
-            if fault == DiskFault::SyncFails {
-                broker.fails_at = Some(lasts.min(SECOND));
-            }
+        if broker.data.inject(partition, fault) && fault == DiskFault::SyncFails {
+            broker.fails_at = Some(lasts.min(SECOND));
         }
     }
 

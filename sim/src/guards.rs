@@ -1,12 +1,16 @@
-//! The eight guards that the simulation can take away, to show that it would notice.
+//! The guards that the simulation can take away, to show that it would notice.
 //!
-//! Five are switches of the replica core (`highwater_broker::replica::Guards`), which nothing but this crate
-//! turns off. Three are taken away by the harness itself: an edit of a manifest is given the epoch that it
-//! ought to have, the bucket overwrites, the evictor does not look at the manifest.
+//! Of the eight of fetch replication five are switches of the replica core
+//! (`highwater_broker::replica::Guards`), which nothing but this crate turns off. Three are taken away by the
+//! harness itself: an edit of a manifest is given the epoch that it ought to have, the bucket overwrites, the
+//! evictor does not look at the manifest. Those of Raft groups stand around the product's store, in
+//! `crate::raft` as in `broker/src/raft`, and are taken away there.
 
 use std::fmt;
 
 use highwater_broker::replica;
+
+use crate::params::Mode;
 
 /// A rule without which the promises do not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,10 +31,22 @@ pub enum Guard {
     SequenceOnApply,
     /// A follower cuts what its leader does not have. Without: only their ends are compared.
     TruncateByEpoch,
+    /// A vote is given once it is on the disk. Without: once it is written.
+    FsyncBeforeVote,
+    /// A replica votes for one candidate in a term. Without: for a greater one too, as openraft's order of
+    /// votes allows.
+    OneVotePerTerm,
+    /// Commits are told no further than the leader's own disk has come. Without: as soon as a majority has
+    /// the entry, the leader's memory counted.
+    CommitBound,
+    /// A leader asks nodes for their replicas of its own group. Without: of any that the partition has had.
+    GroupNamed,
+    /// A group hands its partition over once the mark of its end is committed. Without: once it rests.
+    EndMark,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 8] = [
+    pub const ALL: [Guard; 13] = [
         Guard::FsyncBeforeAck,
         Guard::EpochOnAppend,
         Guard::EpochOnManifest,
@@ -39,7 +55,24 @@ impl Guard {
         Guard::PublishBeforeEvict,
         Guard::SequenceOnApply,
         Guard::TruncateByEpoch,
+        Guard::FsyncBeforeVote,
+        Guard::OneVotePerTerm,
+        Guard::CommitBound,
+        Guard::GroupNamed,
+        Guard::EndMark,
     ];
+
+    /// Those whose absence a mode must notice. Not among them, as it takes more seeds than a test has:
+    /// `FsyncBeforeVote` (power must fail between two candidates of one term) and `GroupNamed`.
+    pub fn of_mode(mode: Mode) -> &'static [Guard] {
+        match mode {
+            Mode::Fetch => &Guard::ALL[..8],
+            Mode::Raft => {
+                &[Guard::FsyncBeforeAck, Guard::OneVotePerTerm, Guard::CommitBound, Guard::SequenceOnApply]
+            }
+            Mode::Switching => &[Guard::EndMark],
+        }
+    }
 
     /// As the command line writes it.
     pub fn name(self) -> &'static str {
@@ -52,6 +85,11 @@ impl Guard {
             Guard::PublishBeforeEvict => "publish-before-evict",
             Guard::SequenceOnApply => "sequence-on-apply",
             Guard::TruncateByEpoch => "truncate-by-epoch",
+            Guard::FsyncBeforeVote => "fsync-before-vote",
+            Guard::OneVotePerTerm => "one-vote-per-term",
+            Guard::CommitBound => "commit-bound",
+            Guard::GroupNamed => "group-named",
+            Guard::EndMark => "end-mark",
         }
     }
 

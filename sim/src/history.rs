@@ -1,6 +1,6 @@
 //! What clients, replicas and the bucket have seen: the checker's only input.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_model::{LeaderEpoch, NodeId, Offset};
 
@@ -93,6 +93,8 @@ pub struct History {
     pub finals: Vec<FinalRead>,
     pub replicas: Vec<Replica>,
     pub manifests: Vec<Manifest>,
+    /// Where each partition's log starts in the end; what lies below was deleted.
+    pub log_starts: BTreeMap<u32, Offset>,
     /// Keys in the bucket at the end.
     pub objects: BTreeSet<String>,
 }

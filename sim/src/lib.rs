@@ -22,6 +22,7 @@ pub mod history;
 mod message;
 mod network;
 pub mod params;
+mod raft;
 mod random;
 pub mod run;
 mod trace;

@@ -11,6 +11,7 @@ use highwater_model::Offset;
 
 use crate::bucket;
 use crate::history::Value;
+use crate::raft::RaftMessage;
 
 /// A state of the control plane and how many entries made it.
 #[derive(Clone, Debug)]
@@ -32,7 +33,9 @@ pub enum ClientError {
     Storage,
     /// It was appended, and what became of it is not known (leadership was lost while it waited).
     Unknown,
-    /// The offset is below what may be read or past what there is.
+    /// The offset is below what may be read, which begins here.
+    BelowLogStart(Offset),
+    /// The offset is past what there is.
     OutOfRange,
     /// The tier did not answer; later.
     TierAway,
@@ -96,6 +99,30 @@ pub enum Message {
         id: u64,
         partition: u32,
         answer: FetchAnswer,
+    },
+
+    /// Between replicas of a Raft group.
+    Raft(RaftMessage),
+    /// A node lives, and since which start.
+    Greeting {
+        node: u64,
+        boot: u64,
+        is_answer: bool,
+    },
+    /// The connection to a node broke.
+    PeerLost {
+        node: u64,
+    },
+    /// Which replica the node has of a partition's group.
+    WhichReplica {
+        partition: u32,
+        since_epoch: i32,
+    },
+    ReplicaIs {
+        partition: u32,
+        since_epoch: i32,
+        node: u64,
+        replica: u64,
     },
 
     Heartbeat {
@@ -163,6 +190,13 @@ impl fmt::Display for Message {
             Message::ReplicaAnswer { id, partition, answer } => {
                 write!(f, "ranswer#{id} p{partition} ")?;
                 crate::broker::brief_answer(answer, f)
+            }
+            Message::Raft(message) => message.fmt(f),
+            Message::Greeting { node, boot, .. } => write!(f, "greeting {node}/{boot}"),
+            Message::PeerLost { node } => write!(f, "lost {node}"),
+            Message::WhichReplica { partition, .. } => write!(f, "which replica of p{partition}"),
+            Message::ReplicaIs { partition, node, replica, .. } => {
+                write!(f, "p{partition} on {node} is {replica:x}")
             }
             Message::Heartbeat { node, epoch, known } => write!(f, "heartbeat {node}/{epoch} knows {known}"),
             Message::HeartbeatTaken { leader, newer } => {

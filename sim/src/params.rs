@@ -13,14 +13,20 @@ use crate::random::Chance;
 pub enum Mode {
     /// Followers pull from the leader that the control plane names.
     Fetch,
+    /// Each partition is a Raft group.
+    Raft,
+    /// The topic goes from one to the other and back, all the time.
+    Switching,
 }
 
 impl Mode {
-    pub const ALL: &[Mode] = &[Mode::Fetch];
+    pub const ALL: &[Mode] = &[Mode::Fetch, Mode::Raft, Mode::Switching];
 
     pub fn name(self) -> &'static str {
         match self {
             Mode::Fetch => "fetch",
+            Mode::Raft => "raft",
+            Mode::Switching => "switching",
         }
     }
 
@@ -48,7 +54,10 @@ pub struct Params {
     pub partitions: u32,
     pub replication_factor: u64,
     pub min_isr: u64,
-    /// `flush.messages=1`: a power failure may happen. Without, processes die but machines do not.
+    /// How the topic is replicated at first.
+    pub begins_as_raft: bool,
+    /// `flush.messages=1`: a power failure may happen. Without, processes die but machines do not. A Raft
+    /// group syncs in any case.
     pub flush_before_ack: bool,
     /// A sync takes up to this long.
     pub flush_max: Micros,
@@ -89,7 +98,12 @@ impl Params {
             partitions: chance.between(1, 3) as u32,
             replication_factor,
             min_isr,
-            flush_before_ack: chance.permille(750),
+            begins_as_raft: match mode {
+                Mode::Fetch => false,
+                Mode::Raft => true,
+                Mode::Switching => seed.is_multiple_of(2),
+            },
+            flush_before_ack: chance.permille(750) || mode == Mode::Raft,
             flush_max: *chance.pick(&[8, 30, 120, 400]).expect("not empty") * MILLI,
             segment_bytes: chance.between(1_500, 6_000) as u32,
             local_segments: chance.below(3) as usize,
@@ -124,6 +138,9 @@ impl Params {
         configs.insert("min.insync.replicas".into(), self.min_isr.to_string());
         if self.flush_before_ack {
             configs.insert("flush.messages".into(), "1".into());
+        }
+        if self.begins_as_raft {
+            configs.insert("highwater.replication".into(), "raft".into());
         }
         Command::CreateTopic(NewTopic {
             topic_id: self.topic_id,

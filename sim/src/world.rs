@@ -77,6 +77,7 @@ impl World {
         if self.context.findings.is_empty() {
             self.heal();
         }
+        self.record_log_starts();
         let found = checker::check(&self.context.history);
         self.context.findings.extend(found);
     }
@@ -147,6 +148,7 @@ impl World {
             Event::Deliver { from, to, message } => self.deliver(from, to, message),
             Event::BrokerTick { node, .. }
             | Event::Flush { node, .. }
+            | Event::GroupSync { node, .. }
             | Event::BrokerStart { node, .. }
             | Event::BrokerStop { node, .. }
             | Event::Resume { node } => self.on_broker(node, event),
@@ -228,11 +230,30 @@ impl World {
         let epoch = broker.die(&mut self.context, loses_power);
         broker.start_after(&mut self.context, down_for);
         // A process that dies closes its connections; a machine without power does not.
+        if !loses_power {
+            self.connections_break(node);
+        }
         if let Some(epoch) = epoch.filter(|_| !loses_power) {
             for member in self.control.members().collect::<Vec<_>>() {
                 let message = Message::SessionBroke { node, epoch };
                 self.context.send(Address::Broker(node), Address::Member(member), message);
             }
+        }
+    }
+
+    /// A client asks the leader, if there is one.
+    pub fn delete_records(&mut self, partition: u32, permille: i64) {
+        let tp = self.context.params.tp(partition);
+        let leader = self.control.newest().state.partition(tp).and_then(|p| p.leader);
+        if let Some(broker) = leader.and_then(|leader| self.brokers.get_mut(&leader)) {
+            broker.delete_records(&mut self.context, partition, permille);
+        }
+    }
+
+    fn connections_break(&mut self, node: u64) {
+        for other in self.brokers.keys().filter(|other| **other != node) {
+            let message = Message::PeerLost { node };
+            self.context.send(Address::Broker(node), Address::Broker(*other), message);
         }
     }
 

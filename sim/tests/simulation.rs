@@ -42,12 +42,16 @@ fn seeds_are_sound() {
 #[test]
 fn every_guard_is_missed() {
     let mut unnoticed = Vec::new();
-    for guard in Guard::ALL {
-        let guards = Guards::without(guard);
-        let failed = run_seeds(Mode::Fetch, 1..1 + GUARD_SEEDS, guards, threads(), true, &|_| {});
-        match failed.first() {
-            Some(report) => println!("without {guard}: seed {}: {}", report.seed, report.findings[0]),
-            None => unnoticed.push(guard.name()),
+    for mode in Mode::ALL {
+        for guard in Guard::of_mode(*mode) {
+            let guards = Guards::without(*guard);
+            let failed = run_seeds(*mode, 1..1 + GUARD_SEEDS, guards, threads(), true, &|_| {});
+            match failed.first() {
+                Some(report) => {
+                    println!("{mode} without {guard}: seed {}: {}", report.seed, report.findings[0]);
+                }
+                None => unnoticed.push((*mode, guard.name())),
+            }
         }
     }
     assert!(unnoticed.is_empty(), "{GUARD_SEEDS} seeds did not notice the absence of {unnoticed:?}");

@@ -3,7 +3,7 @@
 //! Spoken with the control plane itself, so that it works at a coordinator without a broker too.
 
 use clap::{Args, Subcommand};
-use highwater_coordinator::rpc::{PROTOCOL, proto};
+use highwater_coordinator::rpc::{proto, protocol_min};
 use serde_json::json;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -111,7 +111,7 @@ fn failed(args: &GrpcArgs, status: &Status) -> CommandError {
 
 async fn change(args: &GrpcArgs, change: Change, next: &str) -> Result<(), CommandError> {
     let request =
-        proto::ChangeMembersRequest { protocol: PROTOCOL, change: Some(change), ..Default::default() };
+        proto::ChangeMembersRequest { protocol: protocol_min(), change: Some(change), ..Default::default() };
     let answer = client(args).await?.change_members(request).await;
     let outcome = answer.map_err(|e| failed(args, &e))?.into_inner().outcome;
     let reason = match outcome {

@@ -5,8 +5,8 @@
 //! candidates of a group come one after another by a rank that every replica computes alike. openraft 0.9 has
 //! no pre-vote, so a candidate asks first: peers that hear the leader, or have a longer log, say no, and no
 //! term is spent; a node that comes back does not unseat a leader that others follow. Who has given its vote
-//! leaves that candidate time: a term beyond the new leader's would make it stumble at its next entry. Nothing
-//! here bears on safety: that is openraft's. Invariant 17.
+//! leaves that candidate time: a term beyond the new leader's would make it stumble at its next entry.
+//! Nothing here bears on safety: that is openraft's. Invariant 17.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +73,7 @@ pub struct View<'a> {
     pub last: Option<EntryId>,
     /// When the leader last sent an entry or a commit.
     pub led_at_ms: i64,
-    /// When this replica last voted for another one.
+    /// When this replica last voted, be it for itself.
     pub voted_at_ms: i64,
 }
 
@@ -150,10 +150,11 @@ impl Candidacy {
         true
     }
 
-    /// Peers have said yes and an election is under way: the next try leaves it time.
-    pub fn elects(&mut self, now_ms: i64) {
-        self.next_try_ms =
-            now_ms + RAFT_LEASE_MS as i64 + RAFT_CANDIDATE_STEP_MS * i64::from(self.tries.min(8));
+    /// Peers have said yes and an election is under way: the next try leaves it time. Two that stood at once,
+    /// and took each other's votes away, do not stand at once again.
+    pub fn elects(&mut self, now_ms: i64, view: &View<'_>) {
+        let steps = i64::from(self.tries.min(8)) + 3 * view.rank();
+        self.next_try_ms = now_ms + RAFT_LEASE_MS as i64 + RAFT_CANDIDATE_STEP_MS * steps;
         assert!(self.next_try_ms > now_ms);
     }
 }
@@ -241,7 +242,7 @@ mod tests {
         let mut candidacy = Candidacy::default();
         let at =
             (0..5_000).find(|now| candidacy.stands(*now, &view(&members, 2, None), &peers)).expect("stands");
-        candidacy.elects(at);
+        candidacy.elects(at, &view(&members, 2, None));
         let again = (at + 1..at + 9_000).find(|now| candidacy.stands(*now, &view(&members, 2, None), &peers));
         assert!(again.expect("tries again") >= at + RAFT_LEASE_MS as i64);
         let mut learner = Candidacy::default();
@@ -267,6 +268,23 @@ mod tests {
             would_vote(9, &returned, &view(&members, 3, Some(1)), &peers(0, &[1])),
             "the leader itself asks"
         );
+    }
+
+    #[test]
+    fn two_that_stood_at_once_do_not_do_so_again() {
+        let members = members();
+        let peers = peers(0, &[2, 3]);
+        let next = |me| {
+            let mut candidacy = Candidacy { tries: 1, ..Candidacy::default() };
+            candidacy.elects(0, &view(&members, me, None));
+            candidacy.next_try_ms
+        };
+        let mut tries = [next(1), next(2), next(3)];
+        tries.sort_unstable();
+        assert!(tries.windows(2).all(|pair| pair[1] - pair[0] >= 3 * RAFT_CANDIDATE_STEP_MS), "{tries:?}");
+        assert!(tries[0] >= RAFT_LEASE_MS as i64);
+        let stood = View { voted_at_ms: 0, ..view(&members, 3, None) };
+        assert!(!would_vote(1, &Ask { candidate: 2, last: None }, &stood, &peers), "it stands itself");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! leadership, and the partition's side of the group's port.
 //!
 //! The group decides who leads, what is appended and what is committed; the control plane's record only names
-//! the group and who led when it was last told. While this node has a replica, clients are told what the group
-//! says, so that they find a new leader with the control plane away. Never asks the group anything with the
-//! partition's lock held: a group holds its own while it asks for the log. Invariants: 2, 3, 4, 6, 7.
+//! the group and who led when it was last told. While this node has a replica, clients are told what the
+//! group says, so that they find a new leader with the control plane away. Never asks the group anything with
+//! the partition's lock held: a group holds its own while it asks for the log. Invariants: 2, 3, 4, 6, 7.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};

@@ -230,3 +230,42 @@ fn a_follower_may_begin_past_the_manifest_that_it_knows() {
     let bounds = partition.bounds().expect("it serves on");
     assert_eq!((bounds.local_start, bounds.tiered_end, bounds.high_watermark), (5, 5, 5));
 }
+
+#[test]
+fn a_group_takes_over_and_hands_back() {
+    use highwater_coordinator::core::{Partition as Record, RaftGroup};
+    let partition = open(&SimDisk::new(), "9223372036854775807", Manifest::new(0));
+    let config = Arc::new(TopicConfig::default());
+    append(&partition).expect("leads");
+    let record = |leader, leader_epoch| Record {
+        leader,
+        leader_epoch,
+        partition_epoch: 1,
+        replicas: vec![NODE, 2],
+        isr: vec![NODE, 2],
+        elr: Vec::new(),
+        last_known_leader: None,
+        adding: Vec::new(),
+        removing: Vec::new(),
+        is_pinned: false,
+        raft: Some(RaftGroup { since_epoch: 1, start_offset: 1, voters: vec![NODE, 2] }),
+        manifest: Arc::new(Manifest::new(0)),
+    };
+    partition.take_raft_record(&config, &record(Some(2), 3));
+    let terms = partition.terms();
+    assert_eq!((terms.leader, terms.leader_epoch, terms.is_leader), (Some(2), 3, false));
+    let refused = append(&partition).expect_err("batches go to the group");
+    assert!(matches!(refused, AppendRefused::Leader(crate::core::replica::LeaderRefusal::NotLeader)));
+    assert!(partition.next_fetch(1).is_none(), "nobody is followed by fetch");
+    assert_eq!(partition.bounds().expect("serves").high_watermark, 1, "what was committed stays");
+    // On record as its leader, it leads only once its group says so.
+    partition.take_raft_record(&config, &record(Some(NODE), 4));
+    let terms = partition.terms();
+    assert_eq!((terms.leader, terms.leader_epoch, terms.is_leader), (None, 4, false));
+    assert_eq!(partition.released_end(), Some(0), "nothing is evicted while its group is not open");
+    partition.leave_raft();
+    partition.take_assignment(0, &config, &Assignment { leader_epoch: 5, ..alone(2, &config) });
+    assert!(partition.terms().is_leader && partition.terms().raft.is_none());
+    append(&partition).expect("leads again");
+    assert_eq!(partition.bounds().expect("serves").log_end, 2);
+}

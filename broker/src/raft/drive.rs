@@ -105,8 +105,7 @@ impl DrivenStore {
         let outcome = Arc::new(std::sync::Mutex::new(Ok(())));
         let told = outcome.clone();
         self.0.sync_side(Box::new(move |done| *told.lock().expect("one thread") = done))?;
-        let done = std::mem::replace(&mut *outcome.lock().expect("one thread"), Ok(()));
-        done
+        std::mem::replace(&mut *outcome.lock().expect("one thread"), Ok(()))
     }
 
     /// Appends an entry of a leader's.

@@ -7,14 +7,14 @@
 //! two).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use highwater_log::{SequenceRefusal, Sequenced};
 use highwater_model::limits::{RAFT_LEASE_MS, RAFT_RPC_MS_MAX};
-use highwater_model::{NodeId, Offset, TopicPartition};
+use highwater_model::{LeaderEpoch, NodeId, Offset, TopicPartition};
 use highwater_wire::batch::{BatchHeader, check_crc};
 use openraft::metrics::RaftServerMetrics;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
@@ -118,6 +118,8 @@ pub struct RaftGroup {
     replies: Mutex<VecDeque<ReplyReceiver>>,
     standing: Mutex<Standing>,
     hears_majority: AtomicBool,
+    /// Names the group among those that the partition has had; set once it is known.
+    since_epoch: AtomicI32,
     /// The coordinator knows that the group exists.
     is_on_record: AtomicBool,
     /// It takes no batches: the partition is about to be replicated in another way.
@@ -182,6 +184,7 @@ impl RaftGroup {
                 is_shed: false,
             }),
             hears_majority: AtomicBool::new(false),
+            since_epoch: AtomicI32::new(-1),
             is_on_record: AtomicBool::new(is_on_record),
             is_paused: AtomicBool::new(false),
             review: Notify::new(),
@@ -247,6 +250,15 @@ impl RaftGroup {
                 return Err(ProposeRefusal::Unknown);
             }
         }
+    }
+
+    /// Says which of the partition's groups this is: the one since this leader epoch.
+    pub(crate) fn name(&self, since_epoch: LeaderEpoch) {
+        self.since_epoch.store(since_epoch, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_since(&self, epoch: LeaderEpoch) -> bool {
+        self.since_epoch.load(Ordering::SeqCst) == epoch
     }
 
     /// End of what is committed and durable, as this replica knows.

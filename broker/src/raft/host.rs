@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use highwater_log::disk::Disk;
 use highwater_model::limits::{RAFT_PRE_VOTES_PER_MESSAGE, RAFT_RPC_MS_MAX, RAFT_SILENT_MS, RAFT_TICK_MS};
-use highwater_model::{NodeId, TopicPartition};
+use highwater_model::{LeaderEpoch, NodeId, TopicPartition};
 use tokio::time::Instant;
 
 use super::OpenError;
@@ -89,14 +89,15 @@ impl RaftHost {
         self.groups().get(&tp).cloned()
     }
 
-    /// Which replicas another node has of these partitions, in their order.
+    /// Which replicas another node has of these partitions, in their order, each in the group that is since
+    /// the leader epoch.
     ///
     /// # Errors
     /// It does not answer.
     pub async fn replicas_on(
         &self,
         node: NodeId,
-        asked: Vec<TopicPartition>,
+        asked: Vec<(TopicPartition, LeaderEpoch)>,
     ) -> Result<Vec<Option<ReplicaId>>, Unreached> {
         let (deadline, wanted) = (Duration::from_millis(RAFT_RPC_MS_MAX), asked.len());
         match self.transport.call(node, Request::Replicas(asked), deadline).await? {
@@ -184,7 +185,11 @@ impl RaftHost {
             Request::PreVotes(asks) => self.serve_pre_votes(from, &asks),
             Request::Replicas(asked) => {
                 let groups = self.groups();
-                Answer::Replicas(asked.iter().map(|tp| groups.get(tp).map(|group| group.me)).collect())
+                let of = |(tp, since_epoch): &(TopicPartition, LeaderEpoch)| {
+                    let its = groups.get(tp).filter(|group| group.is_since(*since_epoch));
+                    its.map(|group| group.me)
+                };
+                Answer::Replicas(asked.iter().map(of).collect())
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use highwater_model::{NodeId, TopicPartition};
+use highwater_model::{LeaderEpoch, NodeId, TopicPartition};
 
 use super::types::Stored;
 use crate::core::raft_election::Ask;
@@ -60,8 +60,9 @@ pub enum Request {
     Vote(VoteAsk),
     PreVotes(Vec<PreVote>),
     Snapshot(SnapshotSend),
-    /// Which replicas the node has of these partitions.
-    Replicas(Vec<TopicPartition>),
+    /// Which replicas the node has of these partitions, in the group that is since the leader epoch: one of
+    /// an earlier group would mix two logs.
+    Replicas(Vec<(TopicPartition, LeaderEpoch)>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

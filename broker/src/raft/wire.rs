@@ -129,20 +129,20 @@ pub(super) fn request_out(request: Request) -> FrameBody {
             members: Some(members_out(&send.members.members)),
             beginning: send.bytes.into(),
         }),
-        Request::Replicas(asked) => {
-            FrameBody::Replicas(proto::RaftReplicas { partitions: asked.into_iter().map(tp_out).collect() })
-        }
+        Request::Replicas(asked) => FrameBody::Replicas(proto::RaftReplicas {
+            partitions: asked.into_iter().map(asked_out).collect(),
+        }),
     }
 }
 
-fn tp_out(tp: TopicPartition) -> proto::RaftPartition {
+fn asked_out((tp, since_epoch): (TopicPartition, LeaderEpoch)) -> proto::RaftPartition {
     let topic_id = Bytes::copy_from_slice(tp.topic_id.0.as_bytes());
-    proto::RaftPartition { topic_id, partition: tp.partition }
+    proto::RaftPartition { topic_id, partition: tp.partition, since_epoch }
 }
 
-fn tp_in(tp: proto::RaftPartition) -> Result<TopicPartition, Misshapen> {
-    let topic_id = Uuid::from_slice(&tp.topic_id).map_err(|_| Misshapen("a topic id"))?;
-    Ok(TopicPartition::new(TopicId(topic_id), tp.partition))
+fn asked_in(asked: proto::RaftPartition) -> Result<(TopicPartition, LeaderEpoch), Misshapen> {
+    let topic_id = Uuid::from_slice(&asked.topic_id).map_err(|_| Misshapen("a topic id"))?;
+    Ok((TopicPartition::new(TopicId(topic_id), asked.partition), asked.since_epoch))
 }
 
 pub(super) fn request_in(body: FrameBody) -> Result<Request, Misshapen> {
@@ -179,7 +179,7 @@ pub(super) fn request_in(body: FrameBody) -> Result<Request, Misshapen> {
             bytes: send.beginning.into(),
         }),
         FrameBody::Replicas(asked) => {
-            Request::Replicas(asked.partitions.into_iter().map(tp_in).collect::<Result<_, _>>()?)
+            Request::Replicas(asked.partitions.into_iter().map(asked_in).collect::<Result<_, _>>()?)
         }
         _ => return Err(Misshapen("a request")),
     })

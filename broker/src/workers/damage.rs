@@ -23,7 +23,7 @@ pub(super) async fn tell(node: &Arc<Node>, damaged: Vec<Arc<Partition>>) {
             let Some(record) = topic.partition(tp.partition) else { return false };
             match record.leader == Some(node_id) {
                 true => state.may_give_up(topic, record, node_id),
-                false => record.counts_on(node_id) && record.raft.is_none(),
+                false => record.leader.is_some() && record.counts_on(node_id) && record.raft.is_none(),
             }
         });
         if !is_due {

@@ -61,7 +61,8 @@ impl ClusterState {
             return Err(Refusal::RequestInvalid(format!("node {node} has no such replica")));
         }
         let leads = partition.leader == Some(node);
-        if leads && !self.may_give_up(topic, partition, node) {
+        // Without a leader its place among the eligible ones keeps others, who have less, from leading.
+        if partition.leader.is_none() || leads && !self.may_give_up(topic, partition, node) {
             return Err(Refusal::EligibleLeadersNotAvailable);
         }
         let mut draft = Draft::new(&topic.config, damaged.tp, partition);

@@ -37,19 +37,29 @@ impl Acks {
 
     /// The longest time in which some partition of the topics had no acknowledgement, in milliseconds, for
     /// each span that begins at one of `begins` (in order) and ends at the next. A silence belongs to the
-    /// span in which it ends.
+    /// span that most of it is in.
     pub fn longest_silences(&self, topics: &[u16], begins: &[u64]) -> Vec<u64> {
         let mut longest = vec![0; begins.len()];
         for times in self.0.iter().filter(|((topic, _), _)| topics.contains(topic)).map(|(_, times)| times) {
             for pair in times.windows(2) {
-                let span = begins.partition_point(|begin| *begin <= pair[1]);
-                if let Some(worst) = span.checked_sub(1).map(|span| &mut longest[span]) {
-                    *worst = (pair[1] - pair[0]).max(*worst);
+                if let Some(span) = span_of(pair[0], pair[1], begins) {
+                    longest[span] = (pair[1] - pair[0]).max(longest[span]);
                 }
             }
         }
         longest
     }
+}
+
+/// The span that most of a time is in; none if that lies before the first.
+fn span_of(from: u64, to: u64, begins: &[u64]) -> Option<usize> {
+    let first = begins.partition_point(|begin| *begin <= from);
+    let last = begins.partition_point(|begin| *begin <= to);
+    // Number 0 is the time before the first span.
+    let begin = |number: usize| if number == 0 { 0 } else { begins[number - 1] };
+    let end = |number: usize| begins.get(number).copied().unwrap_or(u64::MAX);
+    let most = (first..=last).max_by_key(|number| end(*number).min(to) - begin(*number).max(from))?;
+    most.checked_sub(1)
 }
 
 /// Records acknowledged so far in a ledger.
@@ -89,7 +99,9 @@ mod tests {
         let acks = Acks::read(directory.path());
         assert_eq!(acks.count(), 106);
         assert_eq!(acks.longest_silences(&[0], &[900, 1_200, 1_705]), [10, 690, 10]);
-        assert_eq!(acks.longest_silences(&[1], &[900, 1_200, 1_705]), [0, 0, 900]);
+        assert_eq!(acks.longest_silences(&[1], &[900, 1_200, 1_705]), [0, 900, 0]);
+        assert_eq!(acks.longest_silences(&[1], &[1_300]), [900], "most of it");
+        assert_eq!(acks.longest_silences(&[1], &[1_600]), [0], "most of it is before");
         assert_eq!(acks.longest_silences(&[0], &[5_000]), [0], "before the first span");
     }
 }

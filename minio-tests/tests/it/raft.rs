@@ -1,5 +1,5 @@
-//! Topics replicated by Raft, as real processes: brokers and coordinators each on their own, killed and paused
-//! under load, and the way of replication changed meanwhile. Nothing lost, nothing twice.
+//! Topics replicated by Raft, as real processes: brokers and coordinators each on their own, killed and
+//! paused under load, and the way of replication changed meanwhile. Nothing lost, nothing twice.
 
 use std::time::{Duration, Instant};
 
@@ -96,9 +96,11 @@ fn raft_topics_outlive_leaders_and_the_control_plane_and_change_their_replicatio
     let paused = leader(&kafka);
     step(format!("SIGSTOP of broker {}, which leads", paused + 1));
     nodes[paused].process.signal("STOP");
-    goes_on(&mut load, "the stop");
-    pause(Duration::from_secs(1));
+    // Longer than others need to elect; a client that waits for the stopped broker learns of it afterwards.
+    pause(Duration::from_secs(4));
     nodes[paused].process.signal("CONT");
+    goes_on(&mut load, "it goes on");
+    assert_ne!(leader(&kafka), paused, "others had elected");
 
     for (way, by_raft) in [("fetch", 0), ("raft", PARTITIONS)] {
         step(format!("to {way} replication under load"));

@@ -24,6 +24,13 @@ pub(super) enum Purpose {
         partition: u32,
         proposal: IsrProposal,
     },
+    /// A report of leadership in a group.
+    Led {
+        partition: u32,
+        term: u64,
+    },
+    /// An end of a switch; asked for again as long as it is due.
+    Switch,
     /// A step of a partition's upload.
     Upload {
         partition: u32,
@@ -144,7 +151,7 @@ impl Broker {
     fn no_answer(&mut self, context: &mut Context, call: Call, outcome: IsrOutcome) {
         match call.purpose {
             // Asked again by the next tick, or not at all.
-            Purpose::Register | Purpose::Stop => {}
+            Purpose::Register | Purpose::Stop | Purpose::Led { .. } | Purpose::Switch => {}
             Purpose::Alter { partition, proposal } => {
                 self.isr_settled(context, partition, &proposal, outcome);
             }
@@ -161,7 +168,7 @@ impl Broker {
     ) {
         let now_ms = self.now_ms(context);
         let Some(held) = self.held(partition) else { return };
-        let moves = held.machine.isr_settled(now_ms, proposal, outcome);
+        let moves = held.machine_mut().isr_settled(now_ms, proposal, outcome);
         self.moved(context, partition, moves);
     }
 
@@ -209,7 +216,8 @@ impl Broker {
 
     fn done(&mut self, context: &mut Context, purpose: Purpose, reply: Result<Reply, Refusal>) {
         match purpose {
-            Purpose::Register => {}
+            Purpose::Register | Purpose::Switch => {}
+            Purpose::Led { partition, term } => self.led(partition, term, reply.is_ok()),
             Purpose::Stop => {
                 let soon = self.chance.between(1, 200) * MILLI;
                 context.after(soon, Event::BrokerStop { node: self.node, life: self.life });

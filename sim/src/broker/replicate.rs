@@ -6,6 +6,7 @@ use highwater_broker::core::replica::{Assignment, Member};
 use highwater_broker::replica::{AnswerContent, FetchAnswer, FollowerFetch, ReplicaLog, TierEnd};
 use highwater_coordinator::core::{ClusterState, Partition, Topic};
 use highwater_log::{LogSettings, PartitionLog};
+use highwater_model::topic_config::Replication;
 
 use super::Broker;
 use super::held::Held;
@@ -61,16 +62,28 @@ impl Broker {
         let Some(topic) = state.topic(context.params.topic_id) else { return };
         for (number, partition) in topic.partitions.iter().enumerate() {
             let number = number as u32;
-            if partition.replicas.contains(&self.node) {
-                let assignment = assignment(context, &state, topic, partition);
-                self.assign(context, number, partition, &assignment);
-            } else {
+            if !partition.replicas.contains(&self.node) {
                 self.give_up(context, number);
+            } else if let Some(group) = &partition.raft {
+                self.assign_group(context, number, topic, partition, group);
+            } else {
+                self.leave_group(context, number);
+                let assignment = assignment(context, &state, topic, partition);
+                let is_frozen = topic.config.replication == Replication::Raft;
+                self.assign(context, number, partition, &assignment, is_frozen);
             }
         }
     }
 
-    fn assign(&mut self, context: &mut Context, number: u32, partition: &Partition, assignment: &Assignment) {
+    /// `is_frozen`: a group is about to take over.
+    fn assign(
+        &mut self,
+        context: &mut Context,
+        number: u32,
+        partition: &Partition,
+        assignment: &Assignment,
+        is_frozen: bool,
+    ) {
         let now_ms = self.now_ms(context);
         if self.held(number).is_none() {
             let Some(machine) = self.open(context, number, partition) else { return };
@@ -78,14 +91,15 @@ impl Broker {
         }
         let node = self.node;
         let held = self.held(number).expect("just put there");
-        let assigned = held.machine.set_assignment(now_ms, assignment);
+        held.machine_mut().set_frozen(is_frozen);
+        let assigned = held.machine_mut().set_assignment(now_ms, assignment);
         if assigned.is_old {
             return;
         }
         if assigned.is_new_epoch {
             held.fetch = None;
             held.next_fetch = 0;
-            let (role, end) = (held.machine.role(), held.log().log_end());
+            let (role, end) = (held.machine().role(), held.log().log_end());
             let epoch = assignment.leader_epoch;
             context.note(format_args!("broker {node} p{number} epoch {epoch} {role:?} end={end}"));
         }
@@ -94,7 +108,12 @@ impl Broker {
     }
 
     /// Opens the partition's log; a disk that fails is tried again with the next state.
-    fn open(&mut self, context: &mut Context, number: u32, partition: &Partition) -> Option<ReplicaLog> {
+    pub(super) fn open(
+        &mut self,
+        context: &mut Context,
+        number: u32,
+        partition: &Partition,
+    ) -> Option<ReplicaLog> {
         let settings = LogSettings { segment_bytes: context.params.segment_bytes, ..LogSettings::default() };
         let wall_ms = self.wall_ms(context);
         let disk = self.data.disk(number);
@@ -116,6 +135,7 @@ impl Broker {
 
     /// The partition was moved away.
     fn give_up(&mut self, context: &mut Context, number: u32) {
+        self.drop_group(context, number);
         let process = self.process.as_mut().expect("alive");
         let from = Address::Broker(self.node);
         if let Some(held) = process.held.remove(&number) {
@@ -139,7 +159,7 @@ impl Broker {
         if is_waiting || now < held.next_fetch || held.log().refusal().is_some() {
             return;
         }
-        let (Some(leader), Some(fetch)) = (held.leader(), held.machine.next_fetch(broker_epoch)) else {
+        let (Some(leader), Some(fetch)) = (held.leader(), held.machine().next_fetch(broker_epoch)) else {
             return;
         };
         let id = context.id();
@@ -166,7 +186,7 @@ impl Broker {
         // into the tier has shown them nothing, whatever it is cut to.
         let was_readable = held.log().local_start()..held.high_watermark();
         let mut pause = idle;
-        match held.machine.take_answer(now_ms, &answer) {
+        match held.machine_mut().take_answer(now_ms, &answer) {
             Ok(taken) => {
                 if taken.truncated.is_some() || taken.began_at.is_some() || taken.damage_cut {
                     context.note(format_args!("broker {node} p{partition} {taken:?}"));
@@ -212,7 +232,7 @@ impl Broker {
         let manifest = process.metadata.as_ref().and_then(|m| m.state.manifest(tp));
         let tiered_end = manifest.map_or(0, |m| m.tiered_end);
         let Some(held) = process.held.get_mut(&partition) else { return };
-        let mut served = held.machine.serve_fetch(now_ms, &fetch, tiered_end, ANSWER_BYTES);
+        let mut served = held.machine_mut().serve_fetch(now_ms, &fetch, tiered_end, ANSWER_BYTES);
         let moves = std::mem::take(&mut served.moves);
         let answer = served.into_answer().expect("memory files can be read");
         context.send(from, to, Message::ReplicaAnswer { id, partition, answer });
@@ -228,7 +248,7 @@ impl Broker {
         let lazy = self.chance.between(LAZY_FLUSH.0, LAZY_FLUSH.1);
         let delay = if context.params.flush_before_ack { soon } else { lazy };
         let Some(held) = self.held(partition) else { return };
-        let is_dirty = held.log().flushed_end() < held.log().log_end();
+        let is_dirty = held.log().flushed_end() < held.log().log_end() && held.group.is_none();
         if is_dirty && !held.flushes && held.log().refusal().is_none() {
             held.flushes = true;
             context.after(delay, Event::Flush { node, life, partition });
@@ -244,9 +264,13 @@ impl Broker {
         let node = self.node;
         let Some(held) = self.held(partition) else { return };
         held.flushes = false;
+        if held.group.is_some() {
+            self.with_group(context, partition, |group, env| group.flush(env));
+            return;
+        }
         match held.log().flush_ticket().run() {
             Ok(done) => {
-                let moves = held.machine.flushed(now_ms, done);
+                let moves = held.machine_mut().flushed(now_ms, done);
                 self.moved(context, partition, moves);
                 // A follower tells its leader that it is on the disk.
                 if let Some(held) = self.held(partition) {

@@ -48,8 +48,11 @@ impl Broker {
         let rules = ProduceRules::of(&TopicConfig::default());
         let accepted = validate_produce(batch, &rules, wall_ms, &mut process.scratch);
         let accepted = accepted.expect("producers of the simulation send sound batches");
+        if held.group.is_some() {
+            return self.propose_batch(context, client, id, partition, &accepted.header, &accepted.bytes);
+        }
         let appended = held
-            .machine
+            .machine_mut()
             .append_as_leader(&accepted.header, &accepted.bytes, is_all, now_ms)
             .map_err(error_of)?;
         let base_offset = appended.base_offset;
@@ -77,16 +80,13 @@ impl Broker {
     pub(super) fn answer_waiting(&mut self, context: &mut Context, partition: u32) {
         let from = self.address();
         let Some(held) = self.held(partition) else { return };
-        let machine = &held.machine;
-        held.waiting.retain(|waiting| {
-            let outcome = match machine.ack(&waiting.ticket) {
-                AckState::Waiting => return true,
+        for (waiting, state) in held.settled() {
+            let outcome = match state {
                 AckState::Committed => Ok(waiting.base_offset),
-                AckState::NotLeader => Err(ClientError::Unknown),
+                AckState::Waiting | AckState::NotLeader => Err(ClientError::Unknown),
             };
             context.send(from, waiting.client, Message::Produced { id: waiting.id, outcome });
-            false
-        });
+        }
     }
 
     pub(super) fn fetch(
@@ -102,8 +102,8 @@ impl Broker {
             let outcome = Err(ClientError::NotLeader);
             return context.send(from, client, Message::Fetched { id, outcome });
         };
-        let (end, log) = (held.machine.readable_end(), held.log());
-        if offset < log.local_start() {
+        let (end, log) = (held.machine().readable_end(), held.log());
+        if offset < log.local_start().max(log.log_start()) {
             return self.read_tier(context, client, id, partition, offset, end);
         }
         // A replica that is behind has nothing yet for one that has read further elsewhere.
@@ -120,7 +120,10 @@ impl Broker {
         let from = self.address();
         let metadata = self.process.as_ref().and_then(|p| p.metadata.as_ref());
         let Some(topic) = metadata.and_then(|m| m.state.topic(context.params.topic_id)) else { return };
-        let leaders = topic.partitions.iter().map(|p| p.leader).collect();
+        let told = topic.partitions.iter().map(|p| p.leader);
+        // A group's word is newer than the control plane's.
+        let of_group = |number: u32| self.group(number).and_then(|group| group.leader_node());
+        let leaders = (0..).zip(told).map(|(number, leader)| of_group(number).or(leader)).collect();
         let replicas = topic.partitions.iter().map(|p| p.replicas.clone()).collect();
         context.send(from, client, Message::Leads { id, leaders, replicas });
     }

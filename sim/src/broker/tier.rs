@@ -139,6 +139,7 @@ impl Broker {
         let tp = context.params.tp(partition);
         let (keep, wall_ms) = (context.params.local_segments, self.wall_ms(context));
         let is_guarded = context.guards.holds(Guard::PublishBeforeEvict);
+        let released = self.released_end(context, partition);
         let Some(process) = &mut self.process else { return };
         let Some(manifest) = process.metadata.as_ref().and_then(|m| m.state.manifest(tp)).cloned() else {
             return;
@@ -151,6 +152,7 @@ impl Broker {
         let sealed = held.log().sealed();
         let Some(newest) = sealed.len().checked_sub(keep + 1).map(|at| sealed[at].end) else { return };
         let clamp = if is_guarded { manifest.tiered_end } else { held.high_watermark() };
+        let clamp = clamp.min(released.unwrap_or(clamp));
         if sealed[0].end <= newest.min(clamp) {
             let upto = newest.min(clamp);
             context.note(format_args!("broker {} p{partition} evicts below {upto}", self.node));
@@ -173,6 +175,10 @@ impl Broker {
         let from = self.address();
         let process = self.process.as_mut().expect("alive");
         let manifest = process.metadata.as_ref().and_then(|m| m.state.manifest(context.params.tp(partition)));
+        if let Some(log_start) = manifest.map(|m| m.log_start).filter(|start| offset < *start) {
+            let outcome = Err(ClientError::BelowLogStart(log_start));
+            return context.send(from, client, Message::Fetched { id, outcome });
+        }
         let Some(key) = manifest.and_then(|m| key_of(context, m, partition, offset)) else {
             let outcome = Err(ClientError::OutOfRange);
             return context.send(from, client, Message::Fetched { id, outcome });

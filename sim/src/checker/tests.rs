@@ -35,6 +35,7 @@ fn sound() -> History {
         finals: vec![last(false), last(true)],
         replicas: vec![replica(1), replica(2)],
         objects: objects.iter().map(|o| o.key.clone()).collect(),
+        log_starts: BTreeMap::new(),
         manifests: vec![Manifest { partition: 0, log_start: 0, tiered_end: 3, objects }],
     }
 }
@@ -83,6 +84,18 @@ fn what_eviction_takes_along_is_lost() {
         h.finals[1].records.remove(0);
     });
     assert_eq!(lost, [Anomaly::Lost]);
+}
+
+#[test]
+fn what_was_deleted_may_be_gone_and_nothing_above_it() {
+    let from = |log_start: Offset| {
+        found(|h| {
+            h.log_starts.insert(0, log_start);
+            h.finals.iter_mut().for_each(|f| drop(f.records.drain(..2)));
+        })
+    };
+    assert_eq!(from(2), []);
+    assert_eq!(from(1), [Anomaly::Lost]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A consumer: reads partitions from offset 0 and follows the high watermark, from the leader or from any
-//! replica (KIP-392). It never resets: an offset that is refused is asked for again.
+//! replica (KIP-392). It goes on where the log starts when what it asks for was deleted, and resets for
+//! nothing else: an offset that is refused is asked for again.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use highwater_model::Offset;
 use super::Leaders;
 use crate::context::{Context, Event};
 use crate::history::{FinalRead, Poll};
-use crate::message::{Fetched, Message};
+use crate::message::{ClientError, Fetched, Message};
 use crate::network::{Address, MILLI, Micros, SECOND};
 
 const FETCH_TIMEOUT: Micros = 2 * SECOND;
@@ -105,6 +106,10 @@ impl Consumer {
                 };
                 match outcome {
                     Ok(fetched) => self.take(context, partition, fetched),
+                    Err(ClientError::BelowLogStart(log_start)) => {
+                        let position = self.positions.entry(partition).or_insert(0);
+                        *position = log_start.max(*position);
+                    }
                     Err(error) => {
                         self.last_error = Some(format!("{error:?}"));
                         self.leaders.forget(partition);

@@ -2,6 +2,7 @@
 
 use highwater_log::PartitionLog;
 use highwater_model::Offset;
+use highwater_model::topic_config::Replication;
 use highwater_wire::Batches;
 
 use super::World;
@@ -76,6 +77,11 @@ impl World {
             let mut replicas = partition.replicas.clone();
             isr.sort_unstable();
             replicas.sort_unstable();
+            if partition.raft.is_some() != (topic.config.replication == Replication::Raft) {
+                return Some(format!(
+                    "partition {number} is on its way to another replication: {partition:?}"
+                ));
+            }
             let is_moving = !partition.adding.is_empty() || !partition.removing.is_empty();
             if partition.leader.is_none() || isr != replicas || is_moving {
                 return Some(format!("partition {number}: {partition:?}"));
@@ -131,6 +137,13 @@ impl World {
                 let replica = Replica { partition: number as u32, node: *node, batches };
                 self.context.history.replicas.push(replica);
             }
+        }
+    }
+
+    pub(super) fn record_log_starts(&mut self) {
+        let state = self.control.newest().state;
+        for (tp, partition) in state.partitions() {
+            self.context.history.log_starts.insert(tp.partition as u32, partition.manifest.log_start);
         }
     }
 

@@ -70,17 +70,19 @@ impl RaftGroup {
             return Ok(self.released_end());
         };
         let deadline = Some(Duration::from_millis(RAFT_RPC_MS_MAX));
+        // openraft's own words have all of its metrics in them.
+        let late = |what: &str| ProposeRefusal::Failed(format!("{what} took too long"));
         self.raft.trigger().snapshot().await.map_err(|_| self.ended())?;
         let is_built =
             |m: &openraft::RaftMetrics<u64, Member>| m.snapshot.is_some_and(|at| at.index >= upto.index);
         let built = self.raft.wait(deadline).metrics(is_built, "a snapshot at what is released").await;
-        built.map_err(|e| ProposeRefusal::Failed(e.to_string()))?;
+        built.map_err(|_| late("its snapshot"))?;
         self.raft.trigger().purge_log(upto.index).await.map_err(|_| self.ended())?;
         let is_purged =
             |m: &openraft::RaftMetrics<u64, Member>| m.purged.is_some_and(|at| at.index >= upto.index);
         let purged =
             self.raft.wait(deadline).metrics(is_purged, "the log begins where it was released").await;
-        purged.map_err(|e| ProposeRefusal::Failed(e.to_string()))?;
+        purged.map_err(|_| late("the purge"))?;
         Ok(self.released_end())
     }
 }

@@ -145,11 +145,13 @@ impl RaftGroup {
 
     fn still_stands(&self, now_ms: i64, peers: &Peers) -> bool {
         let mut standing = self.refreshed();
+        let mut candidacy = standing.candidacy;
         let view = view!(self, standing);
         if view.hears_leader(now_ms, peers) || view.has_voted_lately(now_ms) {
             return false;
         }
-        standing.candidacy.elects(now_ms);
+        candidacy.elects(now_ms, &view);
+        (standing.candidacy, standing.voted_at_ms) = (candidacy, now_ms);
         true
     }
 

@@ -1,4 +1,5 @@
-//! The end of a group, marked in its log: nobody takes batches after it, whoever leads, until it is taken away.
+//! The end of a group, marked in its log: nobody takes batches after it, whoever leads, until it is taken
+//! away.
 
 use std::time::Duration;
 
@@ -13,7 +14,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 async fn leader(cluster: &Cluster) -> u64 {
     for _ in 0..1_500 {
         let newest = cluster.nodes.values().map(|node| node.group.leadership().term).max();
-        let leads = |node: &u64| matches!(cluster.group(*node).role(), Role::Leader { term, .. } if Some(term) == newest);
+        let leads = |node: &u64| match cluster.group(*node).role() {
+            Role::Leader { term, .. } => Some(term) == newest,
+            _ => false,
+        };
         if let Some(node) = cluster.nodes.keys().copied().find(leads) {
             return node;
         }

@@ -269,6 +269,28 @@ fn a_purged_log_begins_at_its_base_and_a_new_replica_begins_there() {
     assert_eq!(new.last(), store.last());
 }
 
+/// What a group takes over from fetch replication may be ahead of the tier: a new replica would lack it.
+#[test]
+fn a_group_that_begins_above_the_tier_is_joined_once_the_tier_is_there() {
+    let disk = SimDisk::new();
+    {
+        let home = Home::open(&disk);
+        let mut log = home.log.lock().expect("log");
+        for at in 0..5 {
+            let (header, bytes) = batch(&format!("record {at}"), 2);
+            log.append(&header, &bytes, 3, 0).expect("appends");
+        }
+        log.close().expect("closes");
+    }
+    let (home, store) = open(&disk, &group(10));
+    for (tiered_end, is_joinable) in [(0, false), (9, false), (10, true), (11, true)] {
+        home.tier.lock().expect("tier").tiered_end = tiered_end;
+        assert_eq!(store.is_joinable(), is_joinable, "the tier ends at {tiered_end}");
+    }
+    let (_, from_nothing) = open(&SimDisk::new(), &group(0));
+    assert!(from_nothing.is_joinable());
+}
+
 #[test]
 fn an_installation_is_whole_after_a_crash() {
     let (home, store) = open(&SimDisk::new(), &group(0));

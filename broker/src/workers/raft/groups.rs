@@ -401,7 +401,9 @@ async fn start_with(
     let prepared = tokio::task::spawn_blocking(prepare).await;
     let beginning = prepared.map_err(|e| OpenError::Raft(e.to_string())).flatten()?;
     let is_on_record = subject.record.leader_epoch > group.since_epoch;
-    node.raft.host.open_group(tp, disk, port.clone(), beginning, is_on_record).await
+    let opened = node.raft.host.open_group(tp, disk, port.clone(), beginning, is_on_record).await?;
+    opened.name(group.since_epoch);
+    Ok(opened)
 }
 
 /// Shows the partition its group.

@@ -173,7 +173,9 @@ async fn ask(subject: &Subject, open: &Open, nodes: Vec<NodeId>) {
     *open.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     for node in nodes {
         let boot = host.boot_of(node);
-        let Ok(found) = host.replicas_on(node, vec![subject.partition.tp]).await else { continue };
+        let Ok(found) = host.replicas_on(node, vec![(subject.partition.tp, open.since_epoch)]).await else {
+            continue;
+        };
         if let Some(Some(id)) = found.first().copied() {
             // A node that is in no group with this one is not heard yet; then it is asked again once it is.
             let boot = boot.or(host.boot_of(node)).unwrap_or(0);
