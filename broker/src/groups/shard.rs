@@ -348,8 +348,14 @@ impl Loaded {
         if let Some(raft) = &self.partition.terms().raft {
             let proposed = self.partition.propose(&self.node, raft, &batch, true);
             let proposal = proposed.map_err(|refusal| refused(&refusal))?;
-            let committed =
-                Box::pin(async move { proposal.outcome().await.map(drop).map_err(|_| End::Reload) });
+            let (partition, epoch) = (self.partition.clone(), self.shard.epoch);
+            let committed = Box::pin(async move {
+                match proposal.outcome().await {
+                    // A proposal cannot name its term; one that waited may have come into another.
+                    Ok(appended) if partition.epoch_at(appended.base_offset) == epoch => Ok(()),
+                    Ok(_) | Err(_) => Err(End::Reload),
+                }
+            });
             self.pending.push_back(Pending { committed, answers: Vec::new() });
             return Ok(());
         }

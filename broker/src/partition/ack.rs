@@ -79,6 +79,10 @@ impl Partition {
         if let Some(raft) = &self.terms().raft {
             let role = raft.group.as_ref().map(|group| group.role());
             return match role {
+                // A group's term is the partition's leader epoch.
+                Some(GroupRole::Leader { term, .. }) if LeaderEpoch::try_from(term) != Ok(epoch) => {
+                    Err(LeaderRefusal::NotLeader)
+                }
                 Some(GroupRole::Leader { takes_writes: true, .. }) => Ok(()),
                 Some(GroupRole::Leader { .. }) => {
                     Err(LeaderRefusal::NotEnoughReplicas { isr: 0, min_isr: 1 })
