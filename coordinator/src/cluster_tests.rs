@@ -14,7 +14,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 
-use crate::core::{BrokerRegistration, ClusterState, NewTopic};
+use crate::core::{BrokerRegistration, ClusterState, NewTopic, Refusal};
 use crate::rpc::proto;
 use crate::rpc::proto::control_client::ControlClient;
 use crate::{ControlDoor, Coordinator, CoordinatorSettings, StartError, WriteError};
@@ -27,6 +27,10 @@ mod skew;
 
 /// Longest that anything here may take.
 const LONG: Duration = Duration::from_secs(60);
+
+/// After this a broker without a session is missed, where a test wants that: longer than a machine that is
+/// busy with other tests stands still.
+const IMPATIENT: Duration = Duration::from_secs(5);
 
 struct TestClock;
 
@@ -110,7 +114,7 @@ impl Cluster {
 
     /// One that soon misses a broker without a session.
     fn impatient(size: u64) -> Cluster {
-        Cluster { session_timeout: Duration::from_secs(2), ..Cluster::new(size) }
+        Cluster { session_timeout: IMPATIENT, ..Cluster::new(size) }
     }
 
     fn data_dir(&self, id: NodeId) -> PathBuf {
@@ -174,6 +178,44 @@ fn topic(name: &str) -> NewTopic {
 async fn create(coordinator: &Coordinator, name: &str) -> Result<TopicId, WriteError> {
     let mut answers = coordinator.create_topics(vec![topic(name)], false).await;
     answers.pop().expect("one answer").map(|created| created.topic_id)
+}
+
+/// Creates a topic, however often that takes while the group elects a leader or a connection ends: what is
+/// refused because it exists after an attempt without an outcome has been created by that.
+async fn decided(coordinator: &Coordinator, name: &str) -> TopicId {
+    let deadline = Instant::now() + LONG;
+    loop {
+        match create(coordinator, name).await {
+            Ok(topic) => return topic,
+            Err(WriteError::Refused(Refusal::TopicExists { .. })) => {
+                let known = coordinator.with_state(|state| state.topic_by_name(name).map(|topic| topic.id));
+                if let Some(topic) = known {
+                    return topic;
+                }
+            }
+            Err(e @ WriteError::Refused(_)) => panic!("{name}: {e}"),
+            Err(e) => assert!(Instant::now() < deadline, "{name}: {e}"),
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Registers a broker, however often that takes.
+async fn register(coordinator: &Coordinator, node_id: NodeId) {
+    let deadline = Instant::now() + LONG;
+    while let Err(e) = coordinator.register_broker(registration(node_id, u128::from(node_id))).await {
+        assert!(Instant::now() < deadline, "broker {node_id}: {e}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until a majority vouches for what the node knows.
+async fn vouched(coordinator: &Coordinator) {
+    let deadline = Instant::now() + LONG;
+    while let Err(e) = coordinator.linearize().await {
+        assert!(Instant::now() < deadline, "{e}");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn registration(node_id: NodeId, incarnation: u128) -> BrokerRegistration {

@@ -9,23 +9,23 @@ use crate::core::StateDelta;
 async fn a_node_without_a_seat_follows_and_writes() {
     let cluster = Cluster::new(3);
     let mut nodes = cluster.start_all().await;
-    nodes[&1].coordinator.register_broker(registration(1, 1)).await.expect("registered");
-    create(&nodes[&1].coordinator, "early").await.expect("created");
+    register(&nodes[&1].coordinator, 1).await;
+    decided(&nodes[&1].coordinator, "early").await;
     let observer = observe(&cluster, 7).await;
     assert_eq!(observer.cluster_id(), nodes[&1].coordinator.cluster_id());
     assert!(observer.state().topic_by_name("early").is_some(), "the snapshot");
     for i in 0..20 {
-        let topic = create(&observer, &format!("mine-{i}")).await.expect("forwarded");
+        let topic = decided(&observer, &format!("mine-{i}")).await;
         assert!(observer.state().topic(topic).is_some(), "it reads what it wrote");
     }
-    create(&nodes[&2].coordinator, "theirs").await.expect("created");
-    observer.linearize().await.expect("a majority is there");
+    decided(&nodes[&2].coordinator, "theirs").await;
+    vouched(&observer).await;
     assert!(observer.state().topic_by_name("theirs").is_some());
     all_equal([&observer, &nodes[&1].coordinator].into_iter()).await;
     // Whichever coordinator goes, it follows another.
     for gone in [1, 2, 3] {
         nodes.remove(&gone).expect("it runs").kill().await;
-        create(&observer, &format!("without-{gone}")).await.expect("goes on");
+        decided(&observer, &format!("without-{gone}")).await;
         nodes.insert(gone, cluster.start(gone).await);
     }
     let names: Vec<_> = observer.state().topics_by_name().map(|topic| topic.name.clone()).collect();
@@ -65,7 +65,7 @@ async fn any_client_follows_by_deltas_and_one_that_falls_behind_gets_a_snapshot(
     let cluster = Cluster::new(3);
     let nodes = cluster.start_all().await;
     let coordinator = &nodes[&2].coordinator;
-    coordinator.register_broker(registration(2, 2)).await.expect("registered");
+    register(coordinator, 2).await;
     // Small windows: what nobody reads fills them soon.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", cluster.list[&2]));
     let endpoint = endpoint.expect("an address").initial_stream_window_size(65_535);
@@ -76,7 +76,7 @@ async fn any_client_follows_by_deltas_and_one_that_falls_behind_gets_a_snapshot(
     let (first, body) = update(&mut updates).await;
     assert!(first.is_snapshot);
     let mut state: ClusterState = serde_json::from_slice(&body).expect("a state");
-    create(coordinator, "small").await.expect("created");
+    decided(coordinator, "small").await;
     while state.version < coordinator.with_state(|state| state.version) {
         let (next, body) = update(&mut updates).await;
         assert!(!next.is_snapshot && next.base_version == state.version);
@@ -93,7 +93,7 @@ async fn any_client_follows_by_deltas_and_one_that_falls_behind_gets_a_snapshot(
     }
     sleep(METADATA_BEHIND + Duration::from_secs(1)).await;
     // Whether or not the update that is stuck holds all of these, this one comes after it.
-    create(coordinator, "last").await.expect("created");
+    decided(coordinator, "last").await;
     let mut snapshots = 0;
     while state.version < coordinator.with_state(|state| state.version) {
         let (next, body) = update(&mut updates).await;
@@ -104,7 +104,7 @@ async fn any_client_follows_by_deltas_and_one_that_falls_behind_gets_a_snapshot(
             state.apply_delta(&serde_json::from_slice(&body).expect("a delta")).expect("applies");
         }
     }
-    assert_eq!(snapshots, 1);
+    assert!(snapshots >= 1, "deltas alone: it was never behind");
     assert_eq!(plain(&state), plain(&coordinator.state()));
     drop(updates);
     close_all(nodes).await;

@@ -86,7 +86,7 @@ async fn a_command_that_a_member_does_not_know_is_not_proposed() {
     let nodes = cluster.start_all().await;
     let led = leader(&nodes).await;
     let coordinator = &nodes[&led].coordinator;
-    coordinator.register_broker(registration(1, 1)).await.expect("registered");
+    register(coordinator, 1).await;
     let throttle = || {
         let op = ConfigOpKind::Set("1000".into());
         let ops = vec![ConfigOp { name: "leader.replication.throttled.rate".into(), op }];
@@ -98,7 +98,7 @@ async fn a_command_that_a_member_does_not_know_is_not_proposed() {
     let refused = coordinator.alter_configs(vec![throttle()], false).await.pop().expect("one answer");
     let Err(WriteError::Refused(Refusal::RequestInvalid(reason))) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("upgrade all coordinators"), "{reason}");
-    create(coordinator, "known").await.expect("what all know goes on");
+    decided(coordinator, "known").await;
     node.group().expect("of three").note_rules(other, 3);
     coordinator.alter_configs(vec![throttle()], false).await.pop().expect("one answer").expect("all know it");
     assert_eq!(coordinator.state().broker_configs.all.len(), 1);
