@@ -16,6 +16,7 @@ pub mod offsets;
 pub mod protocol;
 pub mod records;
 pub mod request;
+pub mod rewrite;
 pub mod settings;
 pub mod shard;
 pub mod timers;

@@ -121,6 +121,8 @@ pub struct ClassicGroup {
     delay_ms: (i64, i64),
     /// Of a consumer's group whose subscriptions can be read.
     pub topics: Option<BTreeSet<Name>>,
+    /// Its record as last written or read.
+    pub(super) stored: Option<Box<ClassicValue>>,
 }
 
 impl ClassicGroup {
@@ -144,6 +146,7 @@ impl ClassicGroup {
             has_newcomer: false,
             delay_ms: (0, 0),
             topics: None,
+            stored: None,
         }
     }
 
@@ -172,6 +175,7 @@ impl ClassicGroup {
             group.protocol = Some(protocol);
         }
         group.topics = group.subscribed_topics();
+        group.stored = Some(Box::new(value.clone()));
         group.check();
         group
     }
@@ -220,12 +224,18 @@ impl ClassicGroup {
         }
     }
 
-    pub(super) fn write(&self, turn: &mut Turn<'_>) {
-        turn.write(Key::Classic { group: self.id.clone() }, Value::Classic(self.value()));
+    pub(super) fn write(&mut self, turn: &mut Turn<'_>) {
+        let value = self.value();
+        self.store(turn, value);
+    }
+
+    fn store(&mut self, turn: &mut Turn<'_>, value: ClassicValue) {
+        self.stored = Some(Box::new(value.clone()));
+        turn.write(Key::Classic { group: self.id.clone() }, Value::Classic(value));
     }
 
     /// A group whose first members are still to join.
-    pub(super) fn write_empty(&self, turn: &mut Turn<'_>) {
+    pub(super) fn write_empty(&mut self, turn: &mut Turn<'_>) {
         let value = ClassicValue {
             protocol_type: Name::from(""),
             generation: self.generation,
@@ -234,7 +244,7 @@ impl ClassicGroup {
             state_since_ms: self.since_ms.unwrap_or(-1),
             members: Vec::new(),
         };
-        turn.write(Key::Classic { group: self.id.clone() }, Value::Classic(value));
+        self.store(turn, value);
     }
 
     /// About how large its record is, in bytes.

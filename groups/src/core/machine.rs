@@ -18,6 +18,7 @@ use super::consumer::regex::compile;
 use super::error::GroupError;
 use super::offsets::Offsets;
 use super::records::{Key, Record, Value};
+use super::rewrite::Pass;
 use super::request::{Client, ConsumerHeartbeat, Event, Heartbeat, Join, Leave, Request, Sync, Ticket};
 use super::settings::Settings;
 use super::timers::{TimerKey, Timers};
@@ -66,6 +67,8 @@ pub struct Groups {
     pub(super) expiry_cursor: Option<Name>,
     /// `loaded` was called: requests may come.
     pub(super) is_loaded: bool,
+    /// The state is being written once more.
+    pub(super) rewrite: Option<Pass>,
 }
 
 impl Groups {
@@ -82,6 +85,7 @@ impl Groups {
             out: Out::default(),
             expiry_cursor: None,
             is_loaded: false,
+            rewrite: None,
         }
     }
 
@@ -115,7 +119,7 @@ impl Groups {
                 }
             }
             Event::TopicsDeleted(names) => self.forget_topics(&names),
-            Event::TransactionEnded { producer_id, is_commit } => self.offsets.decide(producer_id, is_commit),
+            Event::TransactionEnded { producer_id, is_commit } => self.decide(producer_id, is_commit),
             Event::Tick => self.tick(now),
         }
         debug_assert!(self.out.transaction.is_none() || self.out.records.iter().all(|r| r.is_offset()));

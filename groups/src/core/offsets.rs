@@ -5,6 +5,7 @@
 //! one that was written later counts, whatever the order of their markers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use highwater_model::ProducerId;
 
@@ -156,20 +157,50 @@ impl Offsets {
 
     /// The committed offsets of a group in order.
     pub fn of_group(&self, group: &str) -> impl Iterator<Item = (&Name, i32, &OffsetValue)> {
-        let topics = self.committed.get(group).into_iter().flatten();
-        topics.flat_map(|(topic, partitions)| partitions.iter().map(move |(p, e)| (topic, *p, &e.value)))
+        self.of_group_behind(group, None)
+    }
+
+    /// As [`Offsets::of_group`], behind this topic and partition if they are given.
+    pub fn of_group_behind(
+        &self,
+        group: &str,
+        behind: Option<&(Name, i32)>,
+    ) -> impl Iterator<Item = (&Name, i32, &OffsetValue)> {
+        let from = behind.map_or(Unbounded, |(topic, _)| Included(topic.clone()));
+        let topics = self.committed.get(group).map(|topics| topics.range((from, Unbounded)));
+        topics.into_iter().flatten().flat_map(move |(topic, partitions)| {
+            let from = match behind {
+                Some((at, partition)) if at == topic => Excluded(*partition),
+                _ => Unbounded,
+            };
+            let partitions = partitions.range((from, Unbounded));
+            partitions.map(move |(partition, entry)| (topic, *partition, &entry.value))
+        })
+    }
+
+    /// Topics and partitions of a group that have undecided offsets, once for each transaction.
+    pub fn pending_of(&self, group: &str) -> impl Iterator<Item = (&Name, i32)> {
+        let open = self.open.get(group).into_iter().flatten();
+        let topics = open.filter_map(move |producer| self.pending.get(producer)?.get(group)).flatten();
+        topics.flat_map(|(topic, partitions)| partitions.keys().map(move |partition| (topic, *partition)))
+    }
+
+    /// Groups, topics and partitions of which a producer has undecided offsets.
+    pub fn pending_by(&self, producer: ProducerId) -> Vec<(Name, Name, i32)> {
+        let mut found = Vec::new();
+        for (group, topics) in self.pending.get(&producer).into_iter().flatten() {
+            for (topic, partitions) in topics {
+                found.extend(partitions.keys().map(|p| (group.clone(), topic.clone(), *p)));
+            }
+        }
+        debug_assert!(found.len() <= self.pending_count, "more than there are");
+        found
     }
 
     /// Every partition of a group that has a committed or an undecided offset.
     pub fn partitions_of(&self, group: &str) -> BTreeSet<(Name, i32)> {
-        let mut found: BTreeSet<_> = self.of_group(group).map(|(topic, p, _)| (topic.clone(), p)).collect();
-        for producer in self.open.get(group).into_iter().flatten() {
-            let topics = self.pending.get(producer).and_then(|groups| groups.get(group));
-            for (topic, partitions) in topics.into_iter().flatten() {
-                found.extend(partitions.keys().map(|p| (topic.clone(), *p)));
-            }
-        }
-        found
+        let committed = self.of_group(group).map(|(topic, partition, _)| (topic, partition));
+        committed.chain(self.pending_of(group)).map(|(topic, p)| (topic.clone(), p)).collect()
     }
 
     /// Groups that have committed or undecided offsets.

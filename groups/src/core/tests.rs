@@ -23,6 +23,7 @@ mod figures;
 mod foreign;
 mod hostile;
 mod random;
+mod rewrite;
 mod show;
 
 /// What stands in the log of the shard.
@@ -41,6 +42,8 @@ pub(crate) struct Notebook {
     pub topics: Arc<Topics>,
     pub version: i64,
     pub ticket: Ticket,
+    /// Where in the log the pass began that writes the state once more.
+    pub pass: Option<usize>,
 }
 
 /// The id of the topic with this name in transcripts.
@@ -61,7 +64,7 @@ impl Notebook {
         let topics = Arc::new(topics("a=2 b=2"));
         let mut groups = Groups::new(settings.clone(), topics.clone(), 1);
         groups.loaded(0, &mut Vec::new());
-        Notebook { groups, settings, log: Vec::new(), now: 0, topics, version: 1, ticket: 0 }
+        Notebook { groups, settings, log: Vec::new(), now: 0, topics, version: 1, ticket: 0, pass: None }
     }
 
     /// One event; the records are in the log, everything is checked.
@@ -106,6 +109,25 @@ impl Notebook {
         seen
     }
 
+    /// The next part of a pass that writes the state once more; the log before it goes with the last one.
+    /// True if it has gone.
+    pub fn rewrite(&mut self, bytes_max: usize) -> bool {
+        if self.pass.is_none() {
+            self.groups.begin_rewrite();
+            self.pass = Some(self.log.len());
+        }
+        let part = self.groups.rewrite(bytes_max);
+        for record in &part.records {
+            let (key, value) = record.encode();
+            self.log.push(Logged::Record(None, key, value));
+        }
+        self.groups.check();
+        if part.is_last {
+            self.log.drain(..self.pass.take().expect("begun"));
+        }
+        part.is_last
+    }
+
     /// A shard that has read the log.
     pub fn reloaded(&self) -> Groups {
         let mut groups = Groups::new(self.settings.clone(), self.topics.clone(), self.version);
@@ -124,6 +146,7 @@ impl Notebook {
     pub fn reload(&mut self) -> Vec<Effect> {
         let (mut effects, mut parked) = (Vec::new(), Vec::new());
         let read = self.reloaded();
+        self.pass = None;
         let old = std::mem::replace(&mut self.groups, read);
         old.unload(self.now, &mut parked);
         self.groups.loaded(self.now, &mut effects);

@@ -167,6 +167,13 @@ fn compare(notebook: &Notebook) {
     }
 }
 
+/// A part of a pass over the state; at its end the log behind it says the same.
+fn rewrite(notebook: &mut Notebook, bytes_max: usize) {
+    if notebook.rewrite(bytes_max) {
+        compare(notebook);
+    }
+}
+
 /// A shard that has read a log without what a later record of the same key replaces. What transactions wrote
 /// stays, unless a tombstone follows.
 fn compacted(notebook: &Notebook, keeps_tombstones: bool) -> Groups {
@@ -222,7 +229,7 @@ proptest! {
         let mut promises = Promises::default();
         let groups: [Name; 2] = ["g".into(), "h".into()];
         for draw in draws {
-            match draw.0 % 24 {
+            match draw.0 % 27 {
                 0..=18 => {
                     let group = groups[usize::from(draw.2 / 128)].clone();
                     let request = classic_request(&notebook, &promises, group, draw);
@@ -240,6 +247,7 @@ proptest! {
                     notebook.step(Event::TransactionEnded { producer_id, is_commit });
                 }
                 22 => compare(&notebook),
+                24..=26 => rewrite(&mut notebook, usize::from(draw.1) * 4),
                 _ => {
                     let effects = notebook.reload();
                     promises.hear(None, &effects);
@@ -353,7 +361,8 @@ proptest! {
         let mut epoch = 0;
         for (what, who, how, much) in draws {
             let at = usize::from(who) % clients.len();
-            match what % 16 {
+            match what % 18 {
+                16 | 17 => rewrite(&mut notebook, usize::from(much) * 8),
                 0..=8 => {
                     let effects = notebook.request("c", clients[at].beat("g", how % 4 == 0));
                     if how % 9 != 0 {
@@ -448,7 +457,8 @@ proptest! {
         for draw in draws {
             let (what, who, how, much) = draw;
             let at = usize::from(who) % clients.len();
-            match what % 16 {
+            match what % 19 {
+                16..=18 => rewrite(&mut notebook, usize::from(much) * 8),
                 0..=3 => {
                     let effects = notebook.request("c", clients[at].beat("g", how % 4 == 0));
                     clients[at].hear(&effects);
