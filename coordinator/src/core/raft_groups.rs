@@ -94,11 +94,16 @@ impl ClusterState {
             return Err(Refusal::RequestInvalid("the leader has what it committed".into()));
         }
         let brokers = Brokers::of(self);
-        let active: Vec<NodeId> = isr.into_iter().filter(|node| brokers.is_active(*node)).collect();
+        let active: Vec<NodeId> = isr.iter().copied().filter(|node| brokers.is_active(*node)).collect();
         let mut draft = Draft::new(&topic.config, *tp, partition);
         draft.next.raft = None;
         draft.next.leader = Some(*node_id);
         draft.next.leader_epoch = given;
+        // A voter without the last entry has less than was committed: where the set that stays is small, it
+        // must not be held for eligible with those that have it and are away.
+        for behind in partition.isr.iter().filter(|voter| !isr.contains(voter)) {
+            draft.leave_uncleanly(*behind);
+        }
         draft.set_isr(&active);
         draft.raise_leader_epoch();
         let change = draft.finish(&brokers).expect("the leader epoch is raised");
