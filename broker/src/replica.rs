@@ -184,9 +184,10 @@ impl ReplicaLog {
             }
             judged => judged?,
         };
+        let committed = |refusal: SequenceRefusal| refusal.at_high_watermark(self.high_watermark());
         if self.guards.sequence_check
             && let Sequenced::Duplicate { base_offset, next_offset, max_timestamp } =
-                self.log.producers().check(header)?
+                self.log.producers().check(header).map_err(committed)?
         {
             return Ok(LeaderAppended {
                 base_offset,

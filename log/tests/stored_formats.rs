@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use highwater_log::{AbortedTxn, LogSettings, PartitionLog, Sequenced};
+use highwater_log::{AbortedTxn, LogSettings, PartitionLog, SequenceRefusal, Sequenced};
 use highwater_wire::batch::{Batches, crc_matches};
 use highwater_wire::build::BatchBuilder;
 use highwater_wire::control::{EndMarker, marker_batch};
@@ -38,9 +38,9 @@ fn batch(n: i32) -> Bytes {
     builder.build()
 }
 
-/// The log that version 1's directory holds: twelve batches of ten records under epochs 3 and 5, log start at
-/// 25.
-fn write_version_1(dir: &Path) {
+/// The log that the directories of versions 1 and 3 hold: twelve batches of ten records under epochs 3 and 5,
+/// log start at 25.
+fn write_batches(dir: &Path) {
     let (mut log, _) = PartitionLog::open(dir, settings(), NOW).expect("opens");
     for n in 0..12 {
         let bytes = batch(n);
@@ -52,8 +52,7 @@ fn write_version_1(dir: &Path) {
 }
 
 /// The log that version 2 of the producer snapshot is for: producer 7's transaction is aborted, 8's
-/// committed,
-/// 9's aborted in a later segment, 10's is open.
+/// committed, 9's aborted in a later segment, 10's is open.
 fn write_transactions(dir: &Path) {
     let (mut log, _) = PartitionLog::open(dir, settings(), NOW).expect("opens");
     let put = |log: &mut PartitionLog, bytes: &Bytes| {
@@ -83,7 +82,7 @@ fn write_transactions(dir: &Path) {
 #[test]
 #[ignore = "writes the fixture; run only when a new version of a format is made"]
 fn write_fixture() {
-    write_transactions(&fixture("local-log-v2"));
+    write_batches(&fixture("local-log-v3"));
 }
 
 fn check_transactions(log: &PartitionLog, how: &str) {
@@ -163,11 +162,39 @@ fn version_1_loads_without_its_checkpoint() {
     check_version_1(&log, "scanned");
 }
 
+/// A batch that is older than those that are known one by one.
+fn oldest_again(log: &PartitionLog) -> SequenceRefusal {
+    let resent = BatchHeader::parse(&batch(0)).expect("whole");
+    log.producers().check(&resent).expect_err("not known one by one")
+}
+
 #[test]
-fn this_version_still_writes_version_1() {
+fn version_1_does_not_say_how_far_back_sequences_are_known() {
+    let scratch = copied("local-log-v1");
+    let (log, _) = PartitionLog::open(scratch.path(), settings(), NOW).expect("opens");
+    assert!(matches!(oldest_again(&log), SequenceRefusal::OutOfOrder { expected: 120, .. }));
+}
+
+#[test]
+fn version_3_loads() {
+    let scratch = copied("local-log-v3");
+    let (log, report) = PartitionLog::open(scratch.path(), settings(), NOW).expect("opens");
+    assert!(report.clean && report.ignored.is_empty(), "{report:?}");
+    check_version_1(&log, "as it was closed");
+    assert!(matches!(oldest_again(&log), SequenceRefusal::Earlier { below: 70, .. }));
+    drop(log);
+    fs::remove_file(scratch.path().join("checkpoint")).expect("removes");
+    let (log, report) = PartitionLog::open(scratch.path(), settings(), NOW).expect("opens");
+    assert!(!report.clean, "{report:?}");
+    check_version_1(&log, "scanned");
+    assert!(matches!(oldest_again(&log), SequenceRefusal::Earlier { below: 70, .. }));
+}
+
+#[test]
+fn this_version_still_writes_version_3() {
     let scratch = tempfile::tempdir().expect("scratch");
-    write_version_1(scratch.path());
-    same_files(scratch.path(), &fixture("local-log-v1"));
+    write_batches(scratch.path());
+    same_files(scratch.path(), &fixture("local-log-v3"));
 }
 
 fn same_files(new: &Path, old: &Path) {

@@ -245,6 +245,9 @@ pub const INDEX_ROWS_MAX: usize = 1 << 20;
 pub const SIDE_FILE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Batches remembered per producer to recognise a duplicate (as Kafka; clients send at most 5 at once).
 pub const PRODUCER_BATCHES_MAX: usize = 5;
+/// Sequence numbers before those batches that a producer's state still vouches for: half of all there are, so
+/// that what is old and what is to come cannot be mistaken for each other.
+pub const PRODUCER_SEQUENCES_BEFORE_MAX: u32 = 1 << 30;
 /// Idempotent producers remembered per partition; beyond it those silent for longest are forgotten.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 10_000;
 /// A segment smaller than this is not rolled because its record timestamps span `segment.ms`, in bytes.

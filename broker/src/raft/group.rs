@@ -211,7 +211,8 @@ impl RaftGroup {
         };
         if header.has_producer() {
             let judged =
-                self.store.check_sequence(header).map_err(|e| ProposeRefusal::Failed(e.to_string()))?;
+                self.store.judge(header, origin).map_err(|e| ProposeRefusal::Failed(e.to_string()))?;
+            let judged = judged.map_err(|refusal| refusal.at_high_watermark(self.high_watermark()));
             if let Sequenced::Duplicate { base_offset, next_offset, max_timestamp } = judged? {
                 return Ok(Appended { term, base_offset, next_offset, duplicate_of: Some(max_timestamp) });
             }

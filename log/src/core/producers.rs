@@ -5,8 +5,10 @@
 //! that was appended, at produce and at recovery alike, so the table is a function of the log. The rules are
 //! Kafka's: a producer without state may start at any sequence (its state may have expired), a new epoch
 //! starts at 0, the last `PRODUCER_BATCHES_MAX` batches are recognised as duplicates, sequences wrap from
-//! `i32::MAX` to 0. Unlike Kafka's, expiry counts from the append and not from record timestamps, which may
-//! be years old. A producer with an open transaction is never forgotten: the last stable offset hangs on it.
+//! `i32::MAX` to 0. What came before those without a gap is recognised too, though not where it is: a client
+//! may send it again long after, when its leader was cut off with it. Unlike Kafka's, expiry counts from the
+//! append and not from record timestamps, which may be years old. A producer with an open transaction is
+//! never forgotten: the last stable offset hangs on it.
 //!
 //! A marker ends the transaction and takes its own epoch over, so that what its producer sent before and what
 //! arrives after it is refused (KIP-890). A batch of a newer epoch does not join a transaction that an older
@@ -15,7 +17,8 @@
 use std::collections::BTreeMap;
 
 use highwater_model::limits::{
-    PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX, TXN_OPEN_PER_PARTITION_MAX,
+    PRODUCER_BATCHES_MAX, PRODUCER_SEQUENCES_BEFORE_MAX, PRODUCERS_PER_PARTITION_MAX,
+    TXN_OPEN_PER_PARTITION_MAX,
 };
 use highwater_model::{Offset, ProducerId};
 use highwater_wire::batch::BatchHeader;
@@ -27,12 +30,16 @@ pub use stored::{PRODUCERS_MAGIC, PRODUCERS_VERSION};
 
 /// Kafka's error codes for the refusals.
 const REQUEST_TIMED_OUT: i16 = 7;
+const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = 20;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 const INVALID_TXN_STATE: i16 = 48;
 const CONCURRENT_TRANSACTIONS: i16 = 51;
 const TRANSACTION_COORDINATOR_FENCED: i16 = 52;
 const NONE: Offset = -1;
+/// How many sequence numbers there are before they begin anew.
+const SEQUENCES: i64 = 1 << 31;
 
 /// An appended batch, as remembered to recognise it when it is sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +52,12 @@ struct KnownBatch {
 
 impl KnownBatch {
     fn last_sequence(&self) -> i32 {
-        ((i64::from(self.base_sequence) + i64::from(self.last_offset_delta)) % (1 << 31)) as i32
+        ((i64::from(self.base_sequence) + i64::from(self.last_offset_delta)) % SEQUENCES) as i32
+    }
+
+    /// How many sequence numbers it takes up.
+    fn sequences(&self) -> u32 {
+        self.last_offset_delta.unsigned_abs() + 1
     }
 
     fn next_offset(&self) -> Offset {
@@ -60,6 +72,9 @@ struct Producer {
     /// The newest `known` batches, oldest first.
     batches: [KnownBatch; PRODUCER_BATCHES_MAX],
     known: u8,
+    /// So many sequence numbers right before the oldest of `batches` are in the log too, each once: since the
+    /// epoch's first batch, a gap or a snapshot that did not say. At most `PRODUCER_SEQUENCES_BEFORE_MAX`.
+    before: u32,
     /// Of the newest marker; -1: none was seen.
     coordinator_epoch: i32,
     /// First offset of the open transaction, or -1.
@@ -69,7 +84,8 @@ struct Producer {
 impl Producer {
     fn new(epoch: i16, now_ms: i64) -> Producer {
         let batches = Default::default();
-        Producer { epoch, last_append_ms: now_ms, batches, known: 0, coordinator_epoch: -1, txn_first: NONE }
+        let (known, before, coordinator_epoch, txn_first) = (0, 0, -1, NONE);
+        Producer { epoch, last_append_ms: now_ms, batches, known, before, coordinator_epoch, txn_first }
     }
 
     fn is_open(&self) -> bool {
@@ -82,6 +98,10 @@ impl Producer {
 
     fn push(&mut self, batch: KnownBatch) {
         if usize::from(self.known) == PRODUCER_BATCHES_MAX {
+            let (gone, oldest) = (self.batches[0], self.batches[1]);
+            let is_gap = oldest.base_sequence != sequence_after(gone.last_sequence());
+            let before = if is_gap { 0 } else { self.before + gone.sequences() };
+            self.before = before.min(PRODUCER_SEQUENCES_BEFORE_MAX);
             self.batches.rotate_left(1);
             self.batches[PRODUCER_BATCHES_MAX - 1] = batch;
         } else {
@@ -89,6 +109,15 @@ impl Producer {
             self.known += 1;
         }
         assert!(usize::from(self.known) <= PRODUCER_BATCHES_MAX);
+    }
+
+    /// The offset below which the whole batch stands, if it is in the log and older than all that are known.
+    fn had_below(&self, header: &BatchHeader) -> Option<Offset> {
+        let oldest = self.batches().first()?;
+        let back = (i64::from(oldest.base_sequence) - i64::from(header.base_sequence)).rem_euclid(SEQUENCES);
+        let records = i64::from(header.last_offset_delta) + 1;
+        let is_there = header.base_sequence >= 0 && records > 0;
+        (is_there && records <= back && back <= i64::from(self.before)).then_some(oldest.base_offset)
     }
 }
 
@@ -106,6 +135,11 @@ pub enum Sequenced {
 pub enum SequenceRefusal {
     #[error("producer {producer_id}: sequence {given} where {expected} comes next")]
     OutOfOrder { producer_id: ProducerId, given: i32, expected: i32 },
+    /// It stands below this offset; where is no longer known.
+    #[error("producer {producer_id}: sequence {given} is in the log, but not known to be committed yet")]
+    Earlier { producer_id: ProducerId, given: i32, below: Offset },
+    #[error("producer {producer_id}: sequence {given} is committed already, it is not known where")]
+    Duplicate { producer_id: ProducerId, given: i32 },
     #[error("producer {producer_id}: epoch {given} is older than {current}")]
     StaleEpoch { producer_id: ProducerId, given: i16, current: i16 },
     #[error("producer {0}: a batch outside of a transaction while one is open")]
@@ -125,11 +159,26 @@ impl SequenceRefusal {
     pub fn error_code(&self) -> i16 {
         match self {
             SequenceRefusal::OutOfOrder { .. } => OUT_OF_ORDER_SEQUENCE_NUMBER,
+            // Clients send it again, and hold it possible that it lasts.
+            SequenceRefusal::Earlier { .. } => NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+            // Clients take it for an acknowledgement without an offset.
+            SequenceRefusal::Duplicate { .. } => DUPLICATE_SEQUENCE_NUMBER,
             SequenceRefusal::StaleEpoch { .. } => INVALID_PRODUCER_EPOCH,
             SequenceRefusal::NotTransactional(_) | SequenceRefusal::Unverified(_) => INVALID_TXN_STATE,
             SequenceRefusal::StillOpen { .. } => CONCURRENT_TRANSACTIONS,
             SequenceRefusal::TooManyOpen(_) => REQUEST_TIMED_OUT,
             SequenceRefusal::CoordinatorFenced { .. } => TRANSACTION_COORDINATOR_FENCED,
+        }
+    }
+
+    /// The same where everything below `high_watermark` is committed: only of what is, a producer may be told
+    /// that it is a duplicate (invariant 3).
+    pub fn at_high_watermark(self, high_watermark: Offset) -> SequenceRefusal {
+        match self {
+            SequenceRefusal::Earlier { producer_id, given, below } if below <= high_watermark => {
+                SequenceRefusal::Duplicate { producer_id, given }
+            }
+            other => other,
         }
     }
 }
@@ -185,7 +234,8 @@ impl ProducerTable {
     /// Judges a client's batch; batches without a producer are always new.
     ///
     /// # Errors
-    /// The refusal, which has Kafka's error code.
+    /// The refusal, which has Kafka's error code; `Earlier` is to be looked at again with the high watermark
+    /// ([`SequenceRefusal::at_high_watermark`]).
     pub fn check(&self, header: &BatchHeader) -> Result<Sequenced, SequenceRefusal> {
         if !header.has_producer() {
             return Ok(Sequenced::New);
@@ -213,8 +263,13 @@ impl ProducerTable {
             let last = producer.batches().last().map_or(-1, KnownBatch::last_sequence);
             expected = sequence_after(last);
         }
-        if header.base_sequence != expected {
-            return Err(SequenceRefusal::OutOfOrder { producer_id, given: header.base_sequence, expected });
+        let given = header.base_sequence;
+        if given != expected {
+            let had = producer.had_below(header).filter(|_| header.producer_epoch == producer.epoch);
+            return Err(match had {
+                Some(below) => SequenceRefusal::Earlier { producer_id, given, below },
+                None => SequenceRefusal::OutOfOrder { producer_id, given, expected },
+            });
         }
         match (producer.is_open(), header.is_transactional()) {
             (false, false) => Ok(Sequenced::New),
@@ -311,7 +366,7 @@ impl ProducerTable {
         let entry = self.producers.entry(header.producer_id).or_insert(fresh);
         if header.producer_epoch != entry.epoch {
             entry.epoch = header.producer_epoch;
-            (entry.batches, entry.known) = Default::default();
+            (entry.batches, entry.known, entry.before) = Default::default();
         }
         entry.last_append_ms = now_ms;
         if header.base_sequence >= 0 && !header.is_control() {

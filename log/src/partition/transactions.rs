@@ -125,7 +125,8 @@ impl PartitionLog {
         match self.producers.table.check(header) {
             // What is there already, or never will be, need not be asked for. What comes before its turn is:
             // its turn may have come when the answer is there.
-            Ok(Sequenced::Duplicate { .. }) | Err(SequenceRefusal::StaleEpoch { .. }) => return None,
+            Ok(Sequenced::Duplicate { .. })
+            | Err(SequenceRefusal::Earlier { .. } | SequenceRefusal::StaleEpoch { .. }) => return None,
             Ok(Sequenced::New) | Err(_) => {}
         }
         self.verifications.draw(&self.producers.table, header, bumps_epoch, now_ms)
@@ -135,7 +136,7 @@ impl PartitionLog {
     /// begins was verified.
     ///
     /// # Errors
-    /// The refusal, which has Kafka's error code.
+    /// As `ProducerTable::check`; what the ticket says.
     pub fn check_produce(
         &self,
         header: &BatchHeader,

@@ -1,13 +1,14 @@
 //! The stored form of producers and transactions, `<offset>.producers` and the footer of an object.
 //!
-//! Version 1 has producers alone and is still what is written while there is nothing transactional; version 2
-//! adds what transactions need (`docs/format.md`). Nothing is believed that no log could have led to.
+//! Version 1 has producers alone and is still what is written while that tells everything; version 2 adds
+//! what transactions need, version 3 how far back a producer's sequences are known (`docs/format.md`).
+//! Nothing is believed that no log could have led to.
 
 use std::collections::BTreeMap;
 
 use highwater_model::limits::{
-    PRODUCER_BATCHES_MAX, PRODUCERS_PER_PARTITION_MAX, TXN_ABORTED_PER_SEGMENT_MAX,
-    TXN_ENDED_PER_PARTITION_MAX,
+    PRODUCER_BATCHES_MAX, PRODUCER_SEQUENCES_BEFORE_MAX, PRODUCERS_PER_PARTITION_MAX,
+    TXN_ABORTED_PER_SEGMENT_MAX, TXN_ENDED_PER_PARTITION_MAX,
 };
 use highwater_model::{Offset, ProducerId};
 
@@ -16,11 +17,13 @@ use crate::core::stored::{self, Reader, StoredError};
 use crate::core::transactions::{AbortedTxn, EndedTxns, ProducerState};
 
 pub const PRODUCERS_MAGIC: [u8; 4] = *b"HWPR";
-pub const PRODUCERS_VERSION: u16 = 2;
+pub const PRODUCERS_VERSION: u16 = 3;
 const WITHOUT_TRANSACTIONS: u16 = 1;
-/// Stored bytes of a producer without its batches, of a batch, and of what version 2 adds.
+const WITHOUT_SEQUENCES_BEFORE: u16 = 2;
+/// Stored bytes of a producer without its batches, of a batch, and of what the later versions add.
 const PRODUCER_BYTES: usize = 8 + 2 + 8 + 1;
 const BATCH_BYTES: usize = 4 + 4 + 8 + 8;
+const PRODUCER_MORE_BYTES: usize = 4 + 8 + 4;
 const ENDED_BYTES: usize = 16;
 const ABORTED_BYTES: usize = 24;
 /// More than a table holds, as producers with open transactions come on top.
@@ -29,22 +32,29 @@ const PRODUCERS_MAX: usize = 2 * PRODUCERS_PER_PARTITION_MAX;
 const ABORTED_MAX: usize = 4 * TXN_ABORTED_PER_SEGMENT_MAX;
 
 impl ProducerState {
-    /// Whether version 1 can hold it.
-    fn is_plain(&self) -> bool {
-        let is_plain = |p: &Producer| p.coordinator_epoch < 0 && !p.is_open();
+    /// The oldest version that can hold it.
+    fn version(&self) -> u16 {
+        let producers = || self.table.producers.values();
+        if producers().any(|p| p.before > 0) {
+            return PRODUCERS_VERSION;
+        }
         let nothing_ended = self.ended.is_empty() && self.aborted.is_empty();
-        nothing_ended && self.table.producers.values().all(is_plain)
+        match nothing_ended && producers().all(|p| p.coordinator_epoch < 0 && !p.is_open()) {
+            true => WITHOUT_TRANSACTIONS,
+            false => WITHOUT_SEQUENCES_BEFORE,
+        }
     }
 
     /// The stored form: producers and transactions as they were when the log ended at `log_end`, for
     /// `<log_end>.producers` and for the footer of the object sealed there.
     pub fn encode(&self, log_end: Offset) -> Vec<u8> {
         assert!(log_end >= 0);
-        let version = if self.is_plain() { WITHOUT_TRANSACTIONS } else { PRODUCERS_VERSION };
+        let version = self.version();
         let producers = &self.table.producers;
         let batches: usize = producers.values().map(|p| usize::from(p.known)).sum();
         let rest = self.ended.len() * ENDED_BYTES + self.aborted.len() * ABORTED_BYTES;
-        let bytes = 20 + producers.len() * (PRODUCER_BYTES + 12) + batches * BATCH_BYTES + rest;
+        let bytes =
+            20 + producers.len() * (PRODUCER_BYTES + PRODUCER_MORE_BYTES) + batches * BATCH_BYTES + rest;
         let mut body = Vec::with_capacity(bytes);
         body.extend_from_slice(&log_end.to_le_bytes());
         put_count(&mut body, producers.len());
@@ -116,6 +126,9 @@ fn put_producer(body: &mut Vec<u8>, id: ProducerId, producer: &Producer, version
         body.extend_from_slice(&producer.coordinator_epoch.to_le_bytes());
         body.extend_from_slice(&producer.txn_first.to_le_bytes());
     }
+    if version > WITHOUT_SEQUENCES_BEFORE {
+        body.extend_from_slice(&producer.before.to_le_bytes());
+    }
     for batch in producer.batches() {
         body.extend_from_slice(&batch.base_sequence.to_le_bytes());
         body.extend_from_slice(&batch.last_offset_delta.to_le_bytes());
@@ -134,6 +147,13 @@ fn decode_producer(r: &mut Reader<'_>, log_end: Offset, version: u16) -> Result<
         (producer.coordinator_epoch, producer.txn_first) = (r.i32()?, r.i64()?);
         if producer.coordinator_epoch < -1 || producer.txn_first < NONE || producer.txn_first >= log_end {
             return Err(StoredError::Rule("producer's transaction"));
+        }
+    }
+    if version > WITHOUT_SEQUENCES_BEFORE {
+        producer.before = r.u32()?;
+        let is_full = usize::from(known) == PRODUCER_BATCHES_MAX;
+        if producer.before > PRODUCER_SEQUENCES_BEFORE_MAX || producer.before > 0 && !is_full {
+            return Err(StoredError::Rule("producer's sequences"));
         }
     }
     for slot in 0..usize::from(known) {

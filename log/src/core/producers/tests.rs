@@ -48,6 +48,7 @@ fn play(script: &str) -> String {
             }
             Ok(other) => format!("{other:?}"),
             Err(SequenceRefusal::OutOfOrder { expected, .. }) => format!("want{expected}"),
+            Err(SequenceRefusal::Earlier { below, .. }) => format!("had<{below}"),
             Err(SequenceRefusal::StaleEpoch { current, .. }) => format!("fenced{current}"),
             Err(other) => format!("{other:?}"),
         });
@@ -67,7 +68,27 @@ fn golden_scripts() {
         (
             "a sixth pushes the first out",
             "0:0+1 0:1+1 0:2+1 0:3+1 0:4+1 0:5+1 0:0+1 0:1+1",
-            "@0 @1 @2 @3 @4 @5 want6 dup@1..2",
+            "@0 @1 @2 @3 @4 @5 had<1 dup@1..2",
+        ),
+        (
+            "whatever came before the last five without a gap",
+            "0:0+2 0:2+3 0:5+1 0:6+1 0:7+1 0:8+1 0:9+1 0:0+2 0:2+3 0:0+5 0:1+1 0:4+2 0:10+1 0:5+1",
+            "@0 @2 @5 @6 @7 @8 @9 had<5 had<5 had<5 had<5 want10 @10 had<6",
+        ),
+        (
+            "not what came before the first that was seen",
+            "0:7+1 0:8+1 0:9+1 0:10+1 0:11+1 0:12+1 0:6+1 0:6+2 0:7+1 0:14+1",
+            "@0 @1 @2 @3 @4 @5 want13 want13 had<1 want13",
+        ),
+        (
+            "of the present epoch alone",
+            "0:0+1 0:1+1 0:2+1 0:3+1 0:4+1 0:5+1 1:0+1 0:0+1 1:3+1 1:max+1",
+            "@0 @1 @2 @3 @4 @5 @6 fenced1 want1 want1",
+        ),
+        (
+            "what came before the wrap",
+            "0:2147483646+1 0:max+1 0:0+1 0:1+1 0:2+1 0:3+1 0:4+1 0:2147483646+1 0:2147483646+2 0:max+2",
+            "@0 @1 @2 @3 @4 @5 @6 had<2 had<2 want5",
         ),
         ("a gap", "0:0+1 0:2+1 0:1+1", "@0 want1 @1"),
         ("same start, other length is no duplicate", "0:0+3 0:0+2 0:1+2", "@0 want3 want3"),
@@ -98,6 +119,65 @@ fn refusals_have_kafkas_codes() {
     table.apply(&header(7, 1, 0, 1), None, 0, 0);
     assert_eq!(table.check(&header(7, 1, 5, 1)).expect_err("gap").error_code(), 45);
     assert_eq!(table.check(&header(7, 0, 1, 1)).expect_err("stale").error_code(), 47);
+}
+
+#[test]
+fn what_is_committed_is_a_duplicate_and_what_is_not_may_be_sent_again() {
+    let mut table = ProducerTable::default();
+    for n in 0..7 {
+        table.apply(&header(7, 0, n, 1), None, 100 + i64::from(n), 0);
+    }
+    let refusal = table.check(&header(7, 0, 1, 1)).expect_err("too old to know where");
+    assert_eq!(refusal, SequenceRefusal::Earlier { producer_id: 7, given: 1, below: 102 });
+    assert_eq!(refusal.error_code(), 20, "may come again");
+    assert_eq!(refusal.at_high_watermark(101), refusal);
+    let committed = refusal.at_high_watermark(102);
+    assert_eq!(committed, SequenceRefusal::Duplicate { producer_id: 7, given: 1 });
+    assert_eq!(committed.error_code(), 46, "taken for an acknowledgement");
+    let gap = table.check(&header(7, 0, 9, 1)).expect_err("a gap");
+    assert_eq!(gap.at_high_watermark(i64::MAX), gap);
+}
+
+#[test]
+fn a_gap_in_the_log_ends_what_is_known_of_before() {
+    // A log may hold one: the state that judged it had expired.
+    let (mut table, mut end) = (ProducerTable::default(), 0);
+    let mut apply = |table: &mut ProducerTable, sequence| {
+        table.apply(&header(7, 0, sequence, 1), None, end, 0);
+        end += 1;
+    };
+    let known = |table: &ProducerTable| -> Vec<i32> {
+        let judged = |n: &i32| table.check(&header(7, 0, *n, 1));
+        (0..40).filter(|n| matches!(judged(n), Err(SequenceRefusal::Earlier { .. }))).collect()
+    };
+    (0..7).chain(20..23).for_each(|sequence| apply(&mut table, sequence));
+    assert_eq!(known(&table), [0, 1, 2, 3, 4], "5, 6, 20, 21 and 22 are known one by one");
+    (23..27).for_each(|sequence| apply(&mut table, sequence));
+    assert_eq!(known(&table), [20, 21]);
+}
+
+#[test]
+fn how_far_back_sequences_are_known_is_stored_and_older_versions_do_not_say() {
+    let mut table = ProducerTable::default();
+    for n in 0..5 {
+        table.apply(&header(7, 0, n, 1), None, i64::from(n), 0);
+    }
+    let version = |bytes: &[u8]| u16::from_le_bytes([bytes[4], bytes[5]]);
+    assert_eq!(version(&state(table.clone()).encode(5)), 1, "nothing that version 1 could not tell");
+    table.apply(&header(7, 0, 5, 1), None, 5, 0);
+    let new = state(table.clone()).encode(6);
+    assert_eq!(version(&new), PRODUCERS_VERSION);
+    assert_eq!(ProducerState::decode(&new).expect("just written").1, state(table.clone()));
+
+    // As an older release has stored it after more than five batches.
+    table.producers.get_mut(&7).expect("known").before = 0;
+    let stored = state(table).encode(6);
+    assert_eq!(version(&stored), 1);
+    let mut loaded = ProducerState::decode(&stored).expect("loads").1.table;
+    let judged = |table: &ProducerTable, n| table.check(&header(7, 0, n, 1)).expect_err("old").error_code();
+    assert_eq!(judged(&loaded, 0), 45, "it may never have been there");
+    loaded.apply(&header(7, 0, 6, 1), None, 6, 0);
+    assert_eq!((judged(&loaded, 0), judged(&loaded, 1)), (45, 20), "1 was known when it was loaded");
 }
 
 #[test]
@@ -187,7 +267,11 @@ proptest! {
                 Ok(Sequenced::Duplicate { base_offset, .. }) => {
                     prop_assert!(appended.contains(&(sequence, records, base_offset)));
                 }
-                Err(_) => prop_assert!(sequence < next, "only something old and forgotten"),
+                Err(SequenceRefusal::Earlier { below, .. }) => {
+                    let known = appended.iter().find(|known| known.0 == sequence).expect("was appended");
+                    prop_assert!(known.2 + i64::from(records) <= below, "it stands there");
+                }
+                Err(refusal) => prop_assert!(false, "everything was seen without a gap: {refusal}"),
             }
         }
     }

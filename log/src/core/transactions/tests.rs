@@ -96,6 +96,8 @@ fn told(refusal: &SequenceRefusal) -> String {
         SequenceRefusal::NotTransactional(_) => "not-in-transaction".to_owned(),
         SequenceRefusal::StillOpen { open, .. } => format!("open{open}"),
         SequenceRefusal::CoordinatorFenced { current, .. } => format!("coordinator{current}"),
+        SequenceRefusal::Earlier { below, .. } => format!("had<{below}"),
+        SequenceRefusal::Duplicate { .. } => "duplicate".to_owned(),
         SequenceRefusal::Unverified(_) | SequenceRefusal::TooManyOpen(_) => format!("{refusal:?}"),
     }
 }
