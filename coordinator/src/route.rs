@@ -37,11 +37,7 @@ type Outcome = Result<Reply, Refusal>;
 impl Coordinator {
     /// Has the leader decide one command, and waits until this node's state shows it.
     pub(crate) async fn write(&self, command: Command) -> Result<Reply, WriteError> {
-        let bytes = command.bytes_estimate();
-        if bytes > COMMAND_BYTES_MAX {
-            let reason = format!("a change of {bytes} bytes; at most {COMMAND_BYTES_MAX}");
-            return Err(Refusal::LimitReached(reason).into());
-        }
+        check_size(&command)?;
         let deadline = Instant::now() + self.settings().propose_timeout;
         let mut route = Route::new(self);
         loop {
@@ -109,6 +105,11 @@ impl Coordinator {
         let Seat::Member { proposals, node, .. } = self.seat() else {
             return Attempt::Elsewhere("this node is no coordinator".into(), None);
         };
+        // Whoever asks: an entry that is larger than a message never reaches the other members, nor does any
+        // that comes after it.
+        if let Err(refusal) = check_size(&command) {
+            return Attempt::Done(Err(refusal), 0);
+        }
         if let Command::RegisterBroker(registration) = &command
             && self.is_leader()
             && let Some(reason) = session::running_elsewhere(self, registration)
@@ -216,6 +217,16 @@ impl Coordinator {
         tokio::time::timeout_at(deadline, watch.wait_for(|known| *known >= version))
             .await
             .is_ok_and(|told| told.is_ok())
+    }
+}
+
+fn check_size(command: &Command) -> Result<(), Refusal> {
+    let bytes = command.bytes_estimate();
+    match bytes <= COMMAND_BYTES_MAX {
+        true => Ok(()),
+        false => {
+            Err(Refusal::LimitReached(format!("a change of {bytes} bytes; at most {COMMAND_BYTES_MAX}")))
+        }
     }
 }
 

@@ -307,24 +307,28 @@ impl Command {
         }
     }
 
-    /// About how many bytes the command takes in the log; bounds what goes into one entry.
+    /// About how many bytes the command takes in the log; bounds what goes into one entry. What is stored has at
+    /// most twice as many.
     pub fn bytes_estimate(&self) -> usize {
         let assigned =
             |assignments: &[Vec<NodeId>]| assignments.iter().map(|r| 4 + 21 * r.len()).sum::<usize>();
-        let pairs =
-            |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| 8 + k.len() + v.len()).sum::<usize>();
+        let pairs = |map: &BTreeMap<String, String>| {
+            map.iter().map(|(k, v)| 8 + text_bytes(k) + text_bytes(v)).sum::<usize>()
+        };
         const FIXED: usize = 200;
         FIXED
             + match self {
-                Command::CreateTopic(t) => t.name.len() + assigned(&t.assignments) + pairs(&t.configs),
+                Command::CreateTopic(t) => {
+                    text_bytes(&t.name) + assigned(&t.assignments) + pairs(&t.configs)
+                }
                 Command::CreatePartitions { assignments, .. } => assigned(assignments),
                 Command::ReplaceConfigs { overrides, .. } => pairs(overrides),
                 Command::AlterConfigs { ops, .. } | Command::AlterBrokerConfigs { ops, .. } => {
                     ops.iter().map(ConfigOp::bytes_estimate).sum()
                 }
-                Command::FormCluster { members, .. } => 64 * members.len(),
+                Command::FormCluster { cluster_id, members } => text_bytes(cluster_id) + 64 * members.len(),
                 Command::RegisterBroker(b) => {
-                    b.host.len() + b.grpc.len() + b.rack.as_ref().map_or(0, String::len)
+                    text_bytes(&b.host) + text_bytes(&b.grpc) + b.rack.as_deref().map_or(0, text_bytes)
                 }
                 Command::AlterPartition(alter) => 64 * alter.isr.len(),
                 Command::Reassign { replicas, .. } | Command::MovePartition { replicas, .. } => {
@@ -344,12 +348,22 @@ impl Command {
     }
 }
 
+/// Bytes of a text in JSON: control characters become six, quotes and backslashes two.
+fn text_bytes(text: &str) -> usize {
+    let written = |byte: u8| match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    text.bytes().map(written).sum()
+}
+
 impl ConfigOp {
     fn bytes_estimate(&self) -> usize {
         let value = match &self.op {
-            ConfigOpKind::Set(v) | ConfigOpKind::Append(v) | ConfigOpKind::Subtract(v) => v.len(),
+            ConfigOpKind::Set(v) | ConfigOpKind::Append(v) | ConfigOpKind::Subtract(v) => text_bytes(v),
             ConfigOpKind::Delete => 0,
         };
-        40 + self.name.len() + value
+        40 + text_bytes(&self.name) + value
     }
 }

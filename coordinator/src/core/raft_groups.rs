@@ -2,6 +2,7 @@
 //! between fetch and raft replication (ADR 0012 and 0014). The group decides; the control plane follows it,
 //! and only ever forward.
 
+use highwater_model::limits::LEADER_EPOCH_MAX;
 use highwater_model::topic_config::Replication;
 use highwater_model::{LeaderEpoch, NodeId};
 
@@ -141,6 +142,9 @@ fn check_term(
         return Err(Refusal::FencedLeaderEpoch { given, current });
     }
     let known = partition.leader.or(partition.last_known_leader);
+    if given > LEADER_EPOCH_MAX {
+        return Err(Refusal::RequestInvalid(format!("term {given} leaves no room for those that follow")));
+    }
     match given == current && known.is_some_and(|leader| leader != node) {
         true => Err(Refusal::RequestInvalid(format!("term {given} has another leader"))),
         false => Ok(()),

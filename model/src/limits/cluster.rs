@@ -211,3 +211,6 @@ pub const BUCKET_MARK_BYTES_MAX: u64 = 4 * 1024;
 pub const STOP_BROKER_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Longest that a stopping node waits for the streams of its gRPC and HTTP doors.
 pub const DOORS_CLOSE_WAIT: std::time::Duration = std::time::Duration::from_secs(2);
+/// Greatest term that a Raft group may report. Leader epochs go on after it by single steps, and must not run
+/// out.
+pub const LEADER_EPOCH_MAX: i32 = i32::MAX / 2;
