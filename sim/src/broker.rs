@@ -280,7 +280,7 @@ impl Broker {
                 self.take_answer(context, id, partition, answer);
             }
             Message::Raft(message) => self.take_raft(context, message),
-            Message::Greeting { node, boot, is_answer } => self.greeted(context, node, boot, is_answer),
+            Message::Greeting { node, said, is_answer } => self.greeted(context, node, said, is_answer),
             Message::PeerLost { node } => self.peer_lost(node),
             Message::WhichReplica { partition, since_epoch } => {
                 self.which_replica(context, from, partition, since_epoch);
@@ -350,6 +350,11 @@ impl Broker {
     }
 
     // --- what is looked at from outside ---
+
+    /// Whether a start that was scheduled in that life happens.
+    pub fn starts_in(&self, life: u64) -> bool {
+        self.life == life && self.process.is_none()
+    }
 
     /// A process is there, has registered and is not about to end.
     pub fn is_up(&self) -> bool {

@@ -2,11 +2,12 @@
 //!
 //! A fault is carried out here and ends by an event, or all at once when healing begins. Faults stay within
 //! what the product promises to survive: machines lose power only where the topic asks for a flush before the
-//! acknowledgement, never the bucket, and a disk for good only where others have what it had.
+//! acknowledgement, never the bucket, and a disk for good only where nothing can hang on what it had
+//! (`can_do_without`).
 
 use std::collections::BTreeMap;
 
-use highwater_coordinator::core::{Command, ConfigOp, ConfigOpKind, ElectionKind, Partition};
+use highwater_coordinator::core::{ClusterState, Command, ConfigOp, ConfigOpKind, ElectionKind, Partition};
 use highwater_log::disk::Fault as DiskFault;
 
 use highwater_model::TopicPartition;
@@ -44,7 +45,7 @@ enum Kind {
     Drain,
     MinIsr,
     DeleteRecords,
-    /// A broker comes back with an empty directory.
+    /// A broker comes back with an empty directory, if the others can do without what it had.
     LoseDisk,
     /// The topic asks for the other replication, in mode switching.
     Switch,
@@ -95,8 +96,11 @@ enum Undo {
 pub struct Faults {
     chance: Chance,
     undo: BTreeMap<u64, Undo>,
-    has_lost_disk: bool,
-    /// Until then no other broker dies: the loss of a disk has yet to be known.
+    /// Is down and may come back without its disk.
+    losing: Option<u64>,
+    /// Came back without its disk.
+    lost: Option<u64>,
+    /// Until then, and until the loss of the disk is known, no other broker dies.
     spared_until: Micros,
 }
 
@@ -116,7 +120,7 @@ impl Kind {
 
 impl Faults {
     pub fn new(chance: Chance) -> Faults {
-        Faults { chance, undo: BTreeMap::new(), has_lost_disk: false, spared_until: 0 }
+        Faults { chance, undo: BTreeMap::new(), losing: None, lost: None, spared_until: 0 }
     }
 
     pub fn schedule(&mut self, context: &mut Context) {
@@ -161,6 +165,7 @@ impl Faults {
     /// The world is sound again; processes that are down or paused are brought back by the caller.
     pub fn end_all(&mut self, world: &mut World) {
         self.undo.clear();
+        self.losing = None;
         for node_id in 1..=world.context.params.brokers {
             world.administer(Command::DrainBroker { node_id, is_draining: false });
         }
@@ -173,7 +178,7 @@ impl Faults {
         let kind = self.kind(world.context.params.mode);
         let node = self.broker(&world.context);
         let lasts = self.chance.between(100, 4_000) * MILLI;
-        if kind.ends_a_process() && world.context.now < self.spared_until {
+        if kind.ends_a_process() && self.spares(world) {
             return;
         }
         world.context.note(format_args!("FAULT {kind:?} broker {node} for {lasts} us"));
@@ -266,31 +271,42 @@ impl Faults {
         }
     }
 
-    /// Only where the promise holds without the disk: another in-sync replica has everything, and lives until
-    /// that is known; of a group's voters most keep their word. At most once in a run, and not amid switches,
-    /// where a group may have two voters for a while.
+    /// A machine is replaced. It is down for a while; whether its disk may be gone is asked when it comes
+    /// back. At most once in a run, and not amid switches, where a group may have two voters for a while.
     fn lose_disk(&mut self, world: &mut World, node: u64, lasts: Micros) {
-        let state = world.control.newest().state;
-        let is_spared = |partition: &Partition| {
-            let others = partition.isr.iter().filter(|other| **other != node).count();
-            let is_moving = !partition.adding.is_empty() || !partition.removing.is_empty();
-            let needed = if partition.raft.is_some() { 2 } else { 1 };
-            !partition.replicas.contains(&node) || others >= needed && !is_moving
-        };
-        let mode = world.context.params.mode;
         let all_are_up = world.brokers.values().all(|broker| broker.is_up());
-        if self.has_lost_disk
-            || !all_are_up
-            || mode == Mode::Switching
-            || !state.partitions().all(|(_, p)| is_spared(p))
-        {
+        let is_switching = world.context.params.mode == Mode::Switching;
+        if self.lost.is_some() || self.losing.is_some() || !all_are_up || is_switching {
             return;
         }
-        self.has_lost_disk = true;
+        self.losing = Some(node);
         self.spared_until = world.context.now + lasts + SPARED;
         world.kill(node, false, lasts);
+    }
+
+    /// A broker's process is about to start.
+    pub fn before_start(&mut self, world: &mut World, node: u64) {
+        if self.losing != Some(node) {
+            return;
+        }
+        self.losing = None;
+        let state = world.control.newest().state;
+        if !state.partitions().all(|(tp, partition)| can_do_without(&state, tp, partition, node)) {
+            return world.context.note(format_args!("broker {node} keeps its disk"));
+        }
+        self.lost = Some(node);
+        self.spared_until = world.context.now + SPARED;
         world.context.note(format_args!("broker {node} has lost its disk"));
         world.broker(node).data = DataDir::new(self.chance.uuid());
+    }
+
+    /// Whether nobody may die now.
+    fn spares(&self, world: &World) -> bool {
+        let is_unknown = |node: u64| {
+            let known = world.control.newest().state.brokers.get(&node).map(|broker| broker.storage);
+            known != Some(world.brokers[&node].data.storage)
+        };
+        world.context.now < self.spared_until || self.lost.is_some_and(is_unknown)
     }
 
     fn cut(&mut self, world: &mut World, kind: Kind, node: u64, lasts: Micros) {
@@ -387,4 +403,23 @@ impl Faults {
         let replicas = if self.chance.permille(100) { None } else { Some(nodes) };
         Command::Reassign { tp, replicas }
     }
+}
+
+/// Whether the promise holds without what the node has of the partition, whoever is cut off before that is
+/// known. Of a group's voters most keep their word. Under fetch replication others are counted on, and the
+/// node cannot become the only one that is: it has left the in-sync set, or that set would then be too small
+/// for the high watermark to move, so that whoever leaves it stays eligible (KIP-966). With
+/// `min.insync.replicas=1` the fencing of the others may leave a replica in sync alone; the loss of its disk
+/// is then one fault too many.
+fn can_do_without(state: &ClusterState, tp: TopicPartition, partition: &Partition, node: u64) -> bool {
+    if !partition.replicas.contains(&node) {
+        return true;
+    }
+    let others = partition.replicas.iter().filter(|other| **other != node && partition.counts_on(**other)).count();
+    let is_moving = !partition.adding.is_empty() || !partition.removing.is_empty();
+    if partition.raft.is_some() {
+        return others >= 2 && !is_moving;
+    }
+    let min_isr = state.topic(tp.topic_id).map_or(1, |topic| topic.min_isr(partition));
+    others >= 1 && !is_moving && (min_isr >= 2 || !partition.isr.contains(&node))
 }

@@ -149,9 +149,14 @@ impl World {
             Event::BrokerTick { node, .. }
             | Event::Flush { node, .. }
             | Event::GroupSync { node, .. }
-            | Event::BrokerStart { node, .. }
             | Event::BrokerStop { node, .. }
             | Event::Resume { node } => self.on_broker(node, event),
+            Event::BrokerStart { node, life } => {
+                if self.brokers[&node].starts_in(life) {
+                    self.with_faults(|faults, world| faults.before_start(world, node));
+                }
+                self.on_broker(node, event);
+            }
             Event::ControlTick => self.control.tick(&mut self.context),
             Event::Commit { proposal } => self.control.commit(&mut self.context, proposal),
             Event::MemberApplies { member, index } => {
