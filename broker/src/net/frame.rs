@@ -363,7 +363,7 @@ mod tests {
         let bytes = frame(0, 60_000_000);
         let mut readers: [FrameReader; 4] = Default::default();
         let all = readers.iter_mut().map(|reader| feed_waiting(reader, &budget, &bytes));
-        let done = tokio::time::timeout(std::time::Duration::from_secs(30), futures::future::join_all(all));
+        let done = tokio::time::timeout(std::time::Duration::from_secs(120), futures::future::join_all(all));
         assert_eq!(done.await.expect("they end"), [60_000_000; 4]);
         assert_eq!(budget.free_units(), units, "the budget is whole again");
     }

@@ -8,6 +8,8 @@ use highwater_wire::api;
 use super::harness::*;
 
 const PARTITIONS: i32 = 10;
+/// How long a produce that must not begin is watched.
+const HELD_UP: Duration = Duration::from_millis(700);
 /// Small enough to be copied into the answer: slices of files hold no memory.
 const VALUE_BYTES: usize = 12_000;
 
@@ -36,7 +38,7 @@ async fn answers_in_memory_that_wait_hold_up_the_next_request() {
         let mut client = harness.client().await;
         // A fetch that waits for more than there is, what is ready behind it, and a produce behind that.
         let mut sent =
-            vec![client.send(api::FETCH, 12, &fetch_request("t", &[(0, before)], 15_000, 50_000)).await];
+            vec![client.send(api::FETCH, 12, &fetch_request("t", &[(0, before)], PATIENCE_MS, 50_000)).await];
         for _ in 0..fetches {
             sent.push(client.send(api::FETCH, 12, &fetch_request("many", &all, 0, 1)).await);
         }
@@ -44,7 +46,7 @@ async fn answers_in_memory_that_wait_hold_up_the_next_request() {
         if begins {
             until("the produce has begun", || written() == before + 1).await;
         } else {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            tokio::time::sleep(HELD_UP).await;
             assert_eq!(written(), before, "held up behind {fetches} answers of {ready} bytes");
         }
         other.put("t", 0, batch(&[&[1; 60_000]])).await;

@@ -44,7 +44,7 @@ async fn grpc_tells_and_moves_what_is_in_the_tier() {
     assert_eq!((first.tiered_end, first.high_watermark, first.local.len()), (0, 3, 1));
     assert!(first.local[0].reason.contains("active segment"), "{:?}", first.local);
     let request =
-        TierOffloadRequest { topic: "t".into(), evict: true, deadline_ms: 20_000, local_only: false };
+        TierOffloadRequest { topic: "t".into(), evict: true, deadline_ms: PATIENCE.as_millis() as u64, local_only: false };
     let offloaded = admin.tier_offload(request).await.expect("offloaded").into_inner();
     let first = &offloaded.partitions[0];
     assert_eq!((first.tiered_end, first.local_start, first.log_end, first.objects), (3, 3, 3, 1));
@@ -103,7 +103,7 @@ async fn http_shows_health_readiness_and_metrics() {
 async fn the_own_client_writes_and_reads_with_every_codec() {
     let harness = Harness::start().await;
     harness.create_topic("t", 2, &[]).await;
-    let connect = || Client::new(&harness.address.to_string(), Duration::from_secs(10)).expect("address");
+    let connect = || Client::new(&harness.address.to_string(), PATIENCE).expect("address");
     let mut expected = 0;
     for acks in [Acks::All, Acks::Leader, Acks::None] {
         let mut producer = Producer::new(connect(), "t", acks).await.expect("producer");
@@ -153,8 +153,7 @@ async fn the_own_client_writes_and_reads_with_every_codec() {
 async fn the_own_client_says_what_is_wrong_in_one_line() {
     let harness = Harness::start_with(|settings| settings.auto_create_topics = false).await;
     harness.create_topic("t", 1, &[]).await;
-    let timeout = Duration::from_millis(1_500);
-    let connect = |address: &str| Client::new(address, timeout).expect("address");
+    let connect = |address: &str| Client::new(address, PATIENCE).expect("address");
     let address = harness.address.to_string();
     let missing = Consumer::new(connect(&address), "missing", None, StartAt::Earliest, true).await.err();
     let text = missing.expect("refused").to_string();
@@ -176,7 +175,8 @@ async fn the_own_client_says_what_is_wrong_in_one_line() {
     assert!(odd.contains("Kafka protocol"), "{odd}");
     talking.await.expect("talked");
     let (mute, mute_address) = listener().await;
-    let silent = connect(&mute_address.to_string()).any().await.err().expect("mute").to_string();
+    let mut hasty = Client::new(&mute_address.to_string(), Duration::from_millis(500)).expect("address");
+    let silent = hasty.any().await.err().expect("mute").to_string();
     assert!(silent.contains("timed out"), "{silent}");
     drop(mute);
     harness.stop().await;
@@ -212,7 +212,7 @@ async fn the_own_client_is_not_hurt_by_who_answers_it() {
     ];
     for (answers, field) in lies {
         let address = liar(answers).await;
-        let mut client = Client::new(&address.to_string(), Duration::from_secs(10)).expect("address");
+        let mut client = Client::new(&address.to_string(), PATIENCE).expect("address");
         let error = client.metadata(None, false).await.expect_err("a lie").to_string();
         assert!(error.contains("does not answer in the Kafka protocol") && error.contains(field), "{error}");
         assert!(!error.contains('\n'), "{error}");
@@ -220,7 +220,7 @@ async fn the_own_client_is_not_hurt_by_who_answers_it() {
     let harness = Harness::start().await;
     let (door, address) = listener().await;
     let serving = tokio::spawn(http::serve(Slot::of(harness.node.clone()), door, harness.node.stopping()));
-    let mut client = Client::new(&address.to_string(), Duration::from_secs(10)).expect("address");
+    let mut client = Client::new(&address.to_string(), PATIENCE).expect("address");
     let error = client.any().await.err().expect("not Kafka").to_string();
     assert!(error.contains("it speaks HTTP") && !error.contains('\n'), "{error}");
     harness.stop().await;

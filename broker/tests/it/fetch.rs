@@ -14,17 +14,19 @@ async fn a_long_poll_ends_when_data_arrives_and_not_before() {
     harness.create_topic("t", 2, &[]).await;
     let (mut consumer, mut producer) = (harness.client().await, harness.client().await);
     let started = Instant::now();
-    consumer.send(api::FETCH, 12, &fetch_request("t", &[(0, 0), (1, 0)], 10_000, 1)).await;
+    // Longer than the answer is waited for: nothing but the news can end it.
+    consumer.send(api::FETCH, 12, &fetch_request("t", &[(0, 0), (1, 0)], 2 * PATIENCE_MS, 1)).await;
     tokio::time::sleep(Duration::from_millis(150)).await;
     producer.put("t", 1, batch(&[b"news"])).await;
     let (_, body) = consumer.receive().await;
-    assert!(started.elapsed() >= Duration::from_millis(150) && started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() >= Duration::from_millis(150));
     let response: FetchResponse = decode(api::FETCH, 12, body);
     let found = &response.responses[0].partitions[1];
     assert_eq!(values(found.records.as_ref().expect("records"), 0), [(0, b"news".to_vec())]);
     // Nothing comes: the answer is empty, at the deadline.
     let started = Instant::now();
-    assert!(consumer.fetch_values("t", 0, 0).await.is_empty());
+    let empty = consumer.fetch(12, &fetch_request("t", &[(0, 0)], 500, 1)).await;
+    assert!(empty.responses[0].partitions[0].records.as_ref().is_none_or(|records| records.is_empty()));
     assert!(started.elapsed() >= Duration::from_millis(490), "{:?}", started.elapsed());
     harness.stop().await;
 }
@@ -34,7 +36,7 @@ async fn min_bytes_gathers_and_a_stop_answers_at_once() {
     let harness = Harness::start().await;
     harness.create_topic("t", 1, &[]).await;
     let (mut consumer, mut producer) = (harness.client().await, harness.client().await);
-    consumer.send(api::FETCH, 12, &fetch_request("t", &[(0, 0)], 10_000, 250)).await;
+    consumer.send(api::FETCH, 12, &fetch_request("t", &[(0, 0)], 2 * PATIENCE_MS, 250)).await;
     for _ in 0..4 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         producer.put("t", 0, batch(&[&[1; 50]])).await;
@@ -42,7 +44,7 @@ async fn min_bytes_gathers_and_a_stop_answers_at_once() {
     let response: FetchResponse = decode(api::FETCH, 12, consumer.receive().await.1);
     let bytes = response.responses[0].partitions[0].records.as_ref().expect("records").len();
     assert!(bytes >= 250, "{bytes}");
-    consumer.send(api::FETCH, 12, &fetch_request("t", &[(0, 4)], 60_000, 1)).await;
+    consumer.send(api::FETCH, 12, &fetch_request("t", &[(0, 4)], 2 * PATIENCE_MS, 1)).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let stopping = tokio::spawn(harness.stop());
     let response: FetchResponse = decode(api::FETCH, 12, consumer.receive().await.1);
@@ -67,15 +69,15 @@ async fn a_minimum_of_as_much_as_is_allowed_does_not_wait_when_there_is_more() {
         (50_000, 1 << 20, 100_000),
         (1 << 20, 50_000, 90_000),
     ] {
-        let mut request = fetch_request("t", &[(0, 0), (1, 0)], 20_000, min);
+        let mut request = fetch_request("t", &[(0, 0), (1, 0)], 2 * PATIENCE_MS, min);
         request.max_bytes = max;
         for partition in &mut request.topics[0].partitions {
             partition.partition_max_bytes = partition_max;
         }
-        let started = Instant::now();
+        // Within the test's patience, which is shorter than the wait that is asked for.
         let response = client.fetch(12, &request).await;
-        assert!(started.elapsed() < Duration::from_secs(10), "{partition_max} {max} {min}");
-        assert!(!response.responses[0].partitions[0].records.as_ref().expect("records").is_empty());
+        let found = response.responses[0].partitions[0].records.as_ref().expect("records");
+        assert!(!found.is_empty(), "{partition_max} {max} {min}");
     }
     harness.stop().await;
 }
@@ -132,11 +134,11 @@ async fn every_version_answers_and_ids_are_checked() {
         let found = values(partition.records.as_ref().expect("records"), 0);
         assert_eq!(found, [(0, big.clone())], "v{version}");
     }
-    let mut unknown = fetch_request("", &[(0, 0)], 10_000, 1);
+    let mut unknown = fetch_request("", &[(0, 0)], 2 * PATIENCE_MS, 1);
     unknown.topics[0].topic_id = uuid::Uuid::new_v4();
     let response = client.fetch(13, &unknown).await;
     assert_eq!(response.responses[0].partitions[0].error_code, 100);
-    let response = client.fetch(12, &fetch_request("nothing", &[(0, 0)], 10_000, 1)).await;
+    let response = client.fetch(12, &fetch_request("nothing", &[(0, 0)], 2 * PATIENCE_MS, 1)).await;
     assert_eq!(response.responses[0].partitions[0].error_code, 3);
     harness.stop().await;
 }
@@ -151,7 +153,7 @@ async fn offsets_and_epochs_out_of_range_are_told_at_once() {
     for (offset, current_epoch, last_epoch, code) in
         [(2, -1, -1, 1), (-1, -1, -1, 1), (0, epoch, -1, 0), (0, epoch + 1, -1, 75), (0, epoch, epoch, 0)]
     {
-        let mut request = fetch_request("t", &[(0, offset)], 10_000, 1);
+        let mut request = fetch_request("t", &[(0, offset)], 2 * PATIENCE_MS, 1);
         request.topics[0].partitions[0].current_leader_epoch = current_epoch;
         request.topics[0].partitions[0].last_fetched_epoch = last_epoch;
         let response = client.fetch(12, &request).await;

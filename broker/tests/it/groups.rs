@@ -33,6 +33,8 @@ async fn harness() -> Harness {
     let harness = Harness::start_with(|settings| {
         settings.offsets_topic_num_partitions = 3;
         settings.group_initial_rebalance_delay_ms = 0;
+        // Nobody's session may lapse because the machine is slow.
+        settings.group_consumer_session_timeout_ms = 10 * PATIENCE_MS;
     })
     .await;
     harness.create_topic("t", 4, &[]).await;
@@ -61,8 +63,8 @@ fn join_request(id: &str, member: &str, metadata: &'static [u8]) -> JoinGroupReq
         .with_metadata(Bytes::from_static(metadata));
     JoinGroupRequest::default()
         .with_group_id(group(id))
-        .with_session_timeout_ms(10_000)
-        .with_rebalance_timeout_ms(10_000)
+        .with_session_timeout_ms(2 * PATIENCE_MS)
+        .with_rebalance_timeout_ms(2 * PATIENCE_MS)
         .with_member_id(text(member))
         .with_protocol_type(text("consumer"))
         .with_protocols(vec![protocol])
@@ -281,7 +283,7 @@ async fn groups_are_listed_emptied_and_deleted() {
     assert_eq!(describe(&mut client, 5, "g").await.group_state.as_str(), "Dead");
 
     // The topics' offsets go with the topic.
-    let request = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]).with_timeout_ms(10_000);
+    let request = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]).with_timeout_ms(PATIENCE_MS);
     let _: DeleteTopicsResponse = client.call(api::DELETE_TOPICS, 5, &request).await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while fetch_offset(&mut client, 9, "c").await != (0, -1) {
@@ -307,7 +309,7 @@ async fn beat(
         .with_topic_partitions(owned);
     if is_full {
         request = request
-            .with_rebalance_timeout_ms(10_000)
+            .with_rebalance_timeout_ms(2 * PATIENCE_MS)
             .with_subscribed_topic_names(Some(vec![name("t")]))
             .with_topic_partitions(Some(Vec::new()));
     }
@@ -429,9 +431,8 @@ async fn a_parked_join_is_answered_when_the_broker_stops() {
     while heartbeat(&mut one, "g", 1, &first).await != 27 {
         assert!(tokio::time::Instant::now() < deadline, "no rebalance");
     }
-    let began = tokio::time::Instant::now();
-    harness.stop().await;
-    assert!(began.elapsed() < Duration::from_secs(8), "the stop waited for the rebalance");
+    // The rebalance would wait for longer than this test does.
+    tokio::time::timeout(PATIENCE, harness.stop()).await.expect("the stop does not wait for the rebalance");
     let (_, body) = two.receive().await;
     let joined: JoinGroupResponse = decode(api::JOIN_GROUP, 9, body);
     assert_eq!(joined.error_code, 16, "the coordinator is elsewhere");

