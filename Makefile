@@ -1,4 +1,5 @@
-# `make` alone lists what there is. Everything is safe to run again and stops at the first failure.
+# `make` alone lists what there is. Everything is safe to run again and stops at the first step that fails; the
+# step of the tests runs them all and names every one that failed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -54,7 +55,7 @@ test: prerequisites ## everything: formats, lints, all tests, the demo
 	$(CARGO) build --release --workspace --bins
 	scripts/tools.sh all
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	$(CARGO) test --release --workspace
+	$(CARGO) test --release --workspace --no-fail-fast
 	$(MAKE) --no-print-directory demo
 
 # SEEDS of every mode; or one with its whole trace: SEED=17 MODE=fetch; WITHOUT=guard shows that it is missed.
