@@ -51,7 +51,7 @@ def partitions_of(bootstrap, topic):
 
     found = (
         AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
-        .list_topics(topic, timeout=30)
+        .list_topics(topic, timeout=60)
         .topics[topic]
     )
     check(found.error is None, f"metadata of {topic}: {found.error}")
@@ -63,16 +63,16 @@ def create_topic(bootstrap, topic, partitions, **config):
 
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     config = {name.replace("__", "-").replace("_", "."): str(value) for name, value in config.items()}
-    admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(30)
+    admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(120)
 
 
-def replay(bootstrap, topic, starts=None, patience=60, gaps=False):
+def replay(bootstrap, topic, starts=None, patience=180, gaps=False):
     """Every record of the topic by librdkafka, from `starts` (or 0) to the end, CRCs checked; fails on an error,
     disorder or (unless `gaps`) a gap."""
     return list(replaying(bootstrap, topic, starts, patience, gaps))
 
 
-def replaying(bootstrap, topic, starts=None, patience=60, gaps=False):
+def replaying(bootstrap, topic, starts=None, patience=180, gaps=False):
     """The same, one record at a time: for topics larger than memory should hold."""
     from confluent_kafka import Consumer, KafkaError, TopicPartition
 

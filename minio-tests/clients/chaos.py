@@ -26,8 +26,8 @@ ENTRY = struct.Struct("<HHIQQQ")
 NOWHERE = 2**64 - 1
 HEAD = struct.Struct("<HHQ")
 BLOCK = bytes(((n * n * 31 + n * 7) >> 3) & 255 for n in range(4096))
-FLUSH_SECONDS_MAX = 150
-END_SECONDS_MAX = 120
+FLUSH_SECONDS_MAX = 300
+END_SECONDS_MAX = 240
 
 
 def value(client, topic, number):

@@ -17,7 +17,7 @@ from canon import check, create_topic, result
 
 PARTITIONS = 4
 RECORDS = 2000
-PATIENCE = 90
+PATIENCE = 300
 
 
 def configuration(bootstrap, group, protocol):
@@ -53,7 +53,7 @@ def fill(bootstrap, topic, first, count):
         value = b"%d" % number
         producer.produce(topic, value, partition=number % PARTITIONS, on_delivery=delivered)
         producer.poll(0)
-    check(producer.flush(60) == 0 and not failures, f"the topic is not filled: {failures[:1]}")
+    check(producer.flush(PATIENCE) == 0 and not failures, f"the topic is not filled: {failures[:1]}")
 
 
 def member(bootstrap, topic, group, protocol):
@@ -140,11 +140,11 @@ def share(bootstrap, topic, protocol):
     until(lambda: f"{len(seen())} records read", lambda: seen() == everything)
     before = len(members[0].records) + len(members[1].records)
     members[1].process.send_signal(signal.SIGTERM)
-    check(members[1].process.wait(30) == 0, "a member does not end")
+    check(members[1].process.wait(PATIENCE) == 0, "a member does not end")
 
     # Committed is committed: who comes next finds nothing left.
     consumer = Consumer(configuration(bootstrap, group, protocol))
-    committed = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], 30)
+    committed = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], 120)
     offsets = [part.offset for part in committed]
     check(offsets == [2 * RECORDS // PARTITIONS] * PARTITIONS, f"committed {offsets}")
     consumer.close()

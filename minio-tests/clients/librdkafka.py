@@ -53,7 +53,7 @@ def produce(bootstrap, topic, count):
                 except BufferError:
                     producer.poll(0.1)
             producer.poll(0)
-        check(producer.flush(60) == 0, f"{codec}: not everything was delivered in 60 s")
+        check(producer.flush(200) == 0, f"{codec}: not everything was delivered in 200 s")
     check(not failures, f"{len(failures)} records failed: {failures[:1]}")
     result(digest=digest(sent), records=len(sent))
 

@@ -223,7 +223,7 @@ def text(s):
 
 
 class Connection:
-    def __init__(self, bootstrap, timeout=30):
+    def __init__(self, bootstrap, timeout=120):
         host, port = bootstrap.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

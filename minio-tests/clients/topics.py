@@ -30,7 +30,7 @@ def create(bootstrap, topic, partitions, *config):
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     settings = dict(item.split("=", 1) for item in config)
     replicas = int(settings.pop("replicas", 1))
-    admin.create_topics([NewTopic(topic, int(partitions), replicas, config=settings)])[topic].result(30)
+    admin.create_topics([NewTopic(topic, int(partitions), replicas, config=settings)])[topic].result(120)
     result(topic=topic)
 
 
@@ -47,7 +47,7 @@ def configure(bootstrap, topic, *config):
     pairs = [item.split("=", 1) for item in config]
     entries = [ConfigEntry(n, v, incremental_operation=AlterConfigOpType.SET) for n, v in pairs]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    admin.incremental_alter_configs([resource])[resource].result(120)
     result(topic=topic)
 
 
@@ -55,7 +55,7 @@ def leaders(bootstrap, topic):
     from confluent_kafka.admin import AdminClient
 
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
-    found = admin.list_topics(topic, 30).topics[topic].partitions
+    found = admin.list_topics(topic, 60).topics[topic].partitions
     result(
         leaders=[found[p].leader for p in sorted(found)],
         isrs=[sorted(found[p].isrs) for p in sorted(found)],
@@ -83,7 +83,7 @@ def elect(bootstrap, topic):
     try:
         partitions = admin.list_topics(topic, 15).topics[topic].partitions
         wanted = [TopicPartition(topic, p) for p in partitions]
-        outcomes = admin.elect_leaders(ElectionType.PREFERRED, wanted).result(30)
+        outcomes = admin.elect_leaders(ElectionType.PREFERRED, wanted).result(120)
     except KafkaException as error:
         return result(failed=str(error))
     result(outcomes={str(tp.partition): error and error.name() for tp, error in outcomes.items()})
@@ -102,7 +102,7 @@ def fill(bootstrap, topic, first, count):
             on_delivery=lambda error, _: error and failures.append(str(error)),
         )
         producer.poll(0)
-    check(producer.flush(30) == 0 and not failures, f"produce failed: {failures[:1]}")
+    check(producer.flush(120) == 0 and not failures, f"produce failed: {failures[:1]}")
     result(records=first + count)
 
 

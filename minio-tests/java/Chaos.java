@@ -16,8 +16,8 @@ import org.apache.kafka.common.serialization.*;
  *   Chaos produce BOOTSTRAP TOPIC,.. CLIENT LEDGER RECORDS_PER_SECOND | consume BOOTSTRAP TOPIC,.. CLIENT LEDGER
  */
 public class Chaos {
-    static final int FLUSH_SECONDS_MAX = 150;
-    static final int END_SECONDS_MAX = 120;
+    static final int FLUSH_SECONDS_MAX = 300;
+    static final int END_SECONDS_MAX = 240;
     static final byte[] BLOCK = new byte[4096];
 
     static {

@@ -146,7 +146,7 @@ public class Roundtrip {
             while (all.stream().anyMatch(tp -> consumer.position(tp) < ends.get(tp))) {
                 ConsumerRecords<byte[], byte[]> polled = consumer.poll(Duration.ofMillis(200));
                 if (!polled.isEmpty()) last = System.nanoTime();
-                check(System.nanoTime() - last < 60_000_000_000L, "replay of " + topic + ": silent for 60 s");
+                check(System.nanoTime() - last < 180_000_000_000L, "replay of " + topic + ": silent for 180 s");
                 for (ConsumerRecord<byte[], byte[]> r : polled) {
                     keep(r.partition(), r.offset(), r.timestamp(), r.key(), r.value(), r.headers());
                 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::minio::{PASSWORD, USER};
 use crate::net::{HUB, Net};
-use crate::process::until;
+use crate::process::{PATIENCE, until};
 use crate::tools;
 
 fn script(name: &str) -> PathBuf {
@@ -79,6 +79,9 @@ fn last_json(name: &str, out: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|e| panic!("{name} printed no JSON ({e}): {out}"))
 }
 
+/// Longest that a load takes to end. It gives up earlier by itself, with its reasons.
+const LOAD_END_MAX: Duration = Duration::from_secs(360);
+
 /// The steady producer of `clients/load.py`, running beside the test.
 pub struct Load {
     child: Child,
@@ -103,15 +106,15 @@ impl Load {
         std::fs::metadata(&self.ledger).map_or(0, |meta| meta.len()) / ENTRY_BYTES
     }
 
-    /// Waits until some more records have been acknowledged.
-    pub fn wait_for_more(&mut self, records: u64, limit: Duration) {
+    /// Waits until some more records have been acknowledged, which nothing may keep from happening.
+    pub fn wait_for_more(&mut self, records: u64) {
         let wanted = self.acknowledged() + records;
-        let reached = until(limit, || {
+        let reached = until(PATIENCE, || {
             let over = self.child.try_wait().expect("a child can be waited for");
             assert!(over.is_none(), "the load ended early: {over:?}");
             (self.acknowledged() >= wanted).then_some(())
         });
-        assert!(reached.is_some(), "no {records} more acknowledgements within {limit:?}");
+        assert!(reached.is_some(), "no {records} more acknowledgements within {PATIENCE:?}");
     }
 
     /// Stops producing, waits for every acknowledgement. The report has acked, p50_ms, p99_ms, max_ms.
@@ -119,8 +122,7 @@ impl Load {
         if let Some(mut input) = self.child.stdin.take() {
             let _ = input.flush();
         }
-        let ended =
-            until(Duration::from_secs(220), || self.child.try_wait().expect("a child can be waited for"));
+        let ended = until(LOAD_END_MAX, || self.child.try_wait().expect("a child can be waited for"));
         let status = ended.expect("the load ends once it has its acknowledgements");
         let mut out = String::new();
         if let Some(mut pipe) = self.child.stdout.take() {

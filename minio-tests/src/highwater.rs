@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::minio::{BUCKET, PASSWORD, USER};
 use crate::net::{HUB, Net, address};
-use crate::process::{Process, free_port, until};
+use crate::process::{PATIENCE, Process, free_port, until};
 use crate::work::Work;
 use crate::{http, tools};
 
@@ -174,7 +174,7 @@ impl Spec {
         let _ = std::fs::remove_file(&self.log);
         let started = Instant::now();
         let mut process = Process::start(&mut self.command(), &self.log);
-        let status = process.wait(Duration::from_secs(40));
+        let status = process.wait(PATIENCE);
         let status = status.unwrap_or_else(|| panic!("highwater goes on: {}", process.log_end()));
         (status, started.elapsed(), process.log())
     }
@@ -191,7 +191,7 @@ pub struct Highwater {
 impl Highwater {
     /// Waits until it serves.
     pub fn wait_ready(&mut self) {
-        let ready = until(Duration::from_secs(60), || {
+        let ready = until(PATIENCE, || {
             let log = self.process.log();
             let new = log.get(self.said_before..);
             if new.is_some_and(|new| new.lines().any(|line| line.contains("\"ready\""))) {
@@ -238,6 +238,13 @@ impl Highwater {
     /// `highwater cluster ...`, likewise.
     pub fn cluster(&self, arguments: &[&str]) -> Value {
         self.command("cluster", arguments)
+    }
+
+    /// The same, asked again while it is refused: a cluster that has just lost a node elects first.
+    pub fn cluster_in_time(&self, arguments: &[&str]) -> Value {
+        let mut said = String::new();
+        let told = until(PATIENCE, || self.ask("cluster", arguments).map_err(|refused| said = refused).ok());
+        told.unwrap_or_else(|| panic!("highwater cluster {arguments:?}: {said}\n{}", self.process.log_end()))
     }
 
     fn command(&self, of: &str, arguments: &[&str]) -> Value {
@@ -287,7 +294,7 @@ impl Highwater {
     /// SIGTERM; it must end with 0 in time.
     pub fn stop(mut self) {
         self.process.signal("TERM");
-        let status = self.process.wait(Duration::from_secs(30));
+        let status = self.process.wait(PATIENCE);
         let end = self.process.log_end();
         assert!(status.is_some_and(|s| s.success()), "after SIGTERM highwater gave {status:?}: {end}");
     }

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::net::{Net, address};
-use crate::process::{Process, free_port, until};
+use crate::process::{PATIENCE, Process, free_port, until};
 use crate::work::Work;
 use crate::{http, tools};
 
@@ -56,7 +55,7 @@ impl Minio {
     }
 
     fn wait_ready(&mut self) {
-        let ready = until(Duration::from_secs(60), || {
+        let ready = until(PATIENCE, || {
             assert!(self.process.ended().is_none(), "MinIO ended: {}", self.process.log_end());
             let (address, path) = (self.address(), "/minio/health/ready");
             match &self.net {
@@ -64,7 +63,7 @@ impl Minio {
                 Some((net, _)) => net.answers(&format!("http://{address}{path}")).then_some(()),
             }
         });
-        assert!(ready.is_some(), "MinIO is not ready after 60 s: {}", self.process.log_end());
+        assert!(ready.is_some(), "MinIO is not ready after {PATIENCE:?}: {}", self.process.log_end());
     }
 
     /// HOST:PORT.

@@ -19,7 +19,7 @@ pub const HUB: usize = 0;
 /// The hub's address ends so, the nodes' in their numbers.
 const HUB_LAST: usize = 254;
 const SUBNET: &str = "10.77.0";
-const REMOVAL_MAX: Duration = Duration::from_secs(30);
+const REMOVAL_MAX: Duration = Duration::from_secs(120);
 
 /// What cleans up: kills what still runs inside, takes disks off, removes the namespaces.
 const REMOVER: &str = r#"

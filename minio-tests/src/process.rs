@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// How long anything may take that has to happen, on a machine however slow and busy: a test that passes does
+/// not wait so long.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
 /// A running child. Dropping it kills it (by its own id) and waits for its end.
 pub struct Process {
     child: Child,

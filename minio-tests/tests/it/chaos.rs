@@ -16,7 +16,7 @@ use highwater_minio_tests::clients::{Beside, java_command, python_command, pytho
 use highwater_minio_tests::highwater::{Highwater, Spec};
 use highwater_minio_tests::minio::Minio;
 use highwater_minio_tests::net::{Disk, HUB, Net};
-use highwater_minio_tests::process::{pause, until};
+use highwater_minio_tests::process::{PATIENCE, pause, until};
 use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
 
@@ -26,9 +26,9 @@ const DISK_MIB: u64 = 256;
 /// Of each producer.
 const RECORDS_PER_SECOND: &str = "200";
 /// Until all must be well again after the last fault: brokers live, every replica in sync, no move left.
-const HEALING_MAX: Duration = Duration::from_secs(90);
+const HEALING_MAX: Duration = Duration::from_secs(180);
 /// Until a client must have its last answer. They give up earlier by themselves, with their reasons.
-const FINISH_MAX: Duration = Duration::from_secs(200);
+const FINISH_MAX: Duration = Duration::from_secs(400);
 /// No partition may be silent for longer, whatever was done: faults last up to 9 s, sessions 6 s, clients
 /// repeat a request without an answer after 10 s, and the next fault may come right after.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -198,7 +198,7 @@ impl Scene {
     fn stop(&mut self, index: usize) {
         let process = &mut self.nodes[index].process;
         process.signal("TERM");
-        let status = process.wait(Duration::from_secs(60));
+        let status = process.wait(PATIENCE);
         assert!(status.is_some_and(|s| s.success()), "SIGTERM gave {status:?}: {}", process.log_end());
     }
 
@@ -289,7 +289,7 @@ fn clients_lose_nothing_whatever_happens_to_the_nodes() {
         groups.push(("raft", vec![2]));
     }
     let mut clients = scene.clients(&groups);
-    let begun = until(Duration::from_secs(60), || (scene.acknowledged() > 1_000).then_some(()));
+    let begun = until(PATIENCE, || (scene.acknowledged() > 1_000).then_some(()));
     assert!(begun.is_some(), "the load does not begin");
     step(format!("seed {seed}, {seconds} s of faults on {}", scene.topics.join(", ")));
     let done = torment(&mut scene, &mut clients, seed, seconds);

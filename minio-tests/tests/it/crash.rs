@@ -5,7 +5,7 @@ use std::time::Duration;
 use highwater_minio_tests::clients::{Load, python};
 use highwater_minio_tests::highwater::{Highwater, Spec};
 use highwater_minio_tests::minio::{BUCKET, Minio};
-use highwater_minio_tests::process::{pause, until};
+use highwater_minio_tests::process::{PATIENCE, pause, until};
 use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
 
@@ -45,14 +45,14 @@ fn crash_at(name: &str, hit: u32, spec: &Spec, load: &mut Load) {
     // Sealing that makes way for nobody meets its crash points soon, however busy the machine is.
     let eager = spec.clone().env("HIGHWATER_OFFLOAD_BACKLOG_BYTES_MAX", "0");
     let mut node = eager.env("HIGHWATER_TEST_CRASH_AT", &format!("{name}:{hit}")).start();
-    let died = node.process.wait(Duration::from_secs(60));
+    let died = node.process.wait(PATIENCE);
     let end = node.process.log_end();
-    let status = died.unwrap_or_else(|| panic!("{name} was not reached within 60 s of load: {end}"));
+    let status = died.unwrap_or_else(|| panic!("{name} was not reached within {PATIENCE:?} of load: {end}"));
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
     assert_eq!(signal, Some(9), "{name}: the process ended by itself with {status}: {end}");
     // The next start serves on; the load proves it before the next blow.
     let mut next = spec.start();
-    load.wait_for_more(2_000, Duration::from_secs(60));
+    load.wait_for_more(2_000);
     next.process.kill();
 }
 
@@ -86,7 +86,7 @@ fn kill_9_anywhere_loses_nothing_and_doubles_nothing() {
     let mut node = spec.start();
     create(&node.kafka());
     let mut load = Load::start(&node.kafka(), TOPIC, work.join("ledger"), 4.0);
-    load.wait_for_more(5_000, Duration::from_secs(30));
+    load.wait_for_more(5_000);
     node.process.kill();
 
     for (name, hit) in POINTS {
@@ -95,7 +95,7 @@ fn kill_9_anywhere_loses_nothing_and_doubles_nothing() {
     for n in 0..RANDOM_KILLS {
         step(format!("kill -9 at any moment, {} of {RANDOM_KILLS}", n + 1));
         let mut node = spec.start();
-        load.wait_for_more(1_000 + u64::from(n) * 1_777, Duration::from_secs(60));
+        load.wait_for_more(1_000 + u64::from(n) * 1_777);
         pause(Duration::from_millis(37 * u64::from(n)));
         node.process.kill();
     }
@@ -108,7 +108,7 @@ fn kill_9_anywhere_loses_nothing_and_doubles_nothing() {
 
     step("everything to the tier, local copies dropped");
     node.offload(TOPIC);
-    let gone = until(Duration::from_secs(30), || (node.local_bytes() == 0).then_some(()));
+    let gone = until(PATIENCE, || (node.local_bytes() == 0).then_some(()));
     assert!(gone.is_some(), "{} local bytes remain", node.local_bytes());
     check_everything(&node, &minio, &target, "from the tier");
     step("the same rows by every Parquet reader");

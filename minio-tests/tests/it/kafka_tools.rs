@@ -2,12 +2,11 @@
 //! leaders elected; topics described; offsets told.
 
 use std::path::Path;
-use std::time::Duration;
 
 use highwater_minio_tests::clients::{kafka_tool, python};
 use highwater_minio_tests::highwater::{Highwater, Spec};
 use highwater_minio_tests::minio::Minio;
-use highwater_minio_tests::process::until;
+use highwater_minio_tests::process::{PATIENCE, until};
 use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
 use serde_json::{Value, json};
@@ -47,10 +46,30 @@ fn described(kafka: &str) -> Vec<String> {
     lines.map(|line| format!("{} {}", field(line, "Leader"), field(line, "Replicas"))).collect()
 }
 
+/// Waits until whichever broker the tool asks describes the topic so: they learn of it one after another.
+fn wait_described(kafka: &str, wanted: &[&str]) {
+    let mut last = Vec::new();
+    let found = until(PATIENCE, || {
+        last = described(kafka);
+        (last == wanted).then_some(())
+    });
+    assert!(found.is_some(), "{last:?}, not {wanted:?}");
+}
+
+/// The same of the moves under way.
+fn wait_listed(kafka: &str, wanted: &str) {
+    let mut last = String::new();
+    let found = until(PATIENCE, || {
+        last = tool(REASSIGN, &["--bootstrap-server", kafka, "--list"]);
+        last.contains(wanted).then_some(())
+    });
+    assert!(found.is_some(), "no {wanted:?} in {last}");
+}
+
 /// Waits until the tool finds every move complete.
 fn wait_complete(kafka: &str, file: &str) {
     let mut last = String::new();
-    let complete = until(Duration::from_secs(30), || {
+    let complete = until(PATIENCE, || {
         last = tool(REASSIGN, &["--bootstrap-server", kafka, "--reassignment-json-file", file, "--verify"]);
         let is_done = last.matches("is completed").count() == 2 && !last.contains("still in progress");
         is_done.then_some(())
@@ -73,7 +92,7 @@ fn kafkas_own_tools_find_their_way() {
         ["--bootstrap-server", &kafka, "--create", "--topic", TOPIC, "--replica-assignment", "1:2,2:1"];
     assert!(tool("TopicCommand", &created).contains("Created topic tooled."));
     python("topics.py", &["fill", &kafka, TOPIC, "0", "3000"]);
-    assert_eq!(described(&kafka), ["1 1,2", "2 2,1"]);
+    wait_described(&kafka, &["1 1,2", "2 2,1"]);
     let offsets = tool("GetOffsetShell", &["--bootstrap-server", &kafka, "--topic", TOPIC]);
     assert_eq!(offsets.lines().collect::<Vec<_>>(), ["tooled:0:3000", "tooled:1:0"]);
     let earliest = ["--bootstrap-server", &kafka, "--topic", TOPIC, "--time", "earliest"];
@@ -96,31 +115,26 @@ fn kafkas_own_tools_find_their_way() {
     let text = tool(REASSIGN, &[&file[..], &[&to_three, "--execute"]].concat());
     assert!(text.contains("Successfully started partition reassignments for tooled-0,tooled-1"), "{text}");
     wait_complete(&kafka, &to_three);
-    assert!(
-        tool(REASSIGN, &["--bootstrap-server", &kafka, "--list"])
-            .contains("No partition reassignments found.")
-    );
+    wait_listed(&kafka, "No partition reassignments found.");
 
     step("kafka-leader-election: the preferred leaders");
     let elect = ["--bootstrap-server", &kafka, "--election-type", "preferred", "--all-topic-partitions"];
     tool("LeaderElectionCommand", &elect);
-    let led = until(Duration::from_secs(10), || (described(&kafka) == ["3 3,2", "3 3,1"]).then_some(()));
-    assert!(led.is_some(), "preferred leaders do not lead: {:?}", described(&kafka));
+    wait_described(&kafka, &["3 3,2", "3 3,1"]);
 
     step("a throttled move stays under way, is listed, and is taken back");
     let back = plan(&work.join("back.json"), &[[1, 2], [3, 1]]);
     let throttled = [&file[..], &[&back, "--throttle", "1000", "--execute"]].concat();
     let text = tool(REASSIGN, &throttled);
     assert!(text.contains("Successfully started partition reassignment"), "{text}");
-    let listed = tool(REASSIGN, &["--bootstrap-server", &kafka, "--list"]);
-    assert!(listed.contains("tooled-0: replicas: 1,2,3. adding: 1. removing: 3."), "{listed}");
+    wait_listed(&kafka, "tooled-0: replicas: 1,2,3. adding: 1. removing: 3.");
     let text = tool(REASSIGN, &[&file[..], &[&back, "--cancel"]].concat());
     assert!(text.contains("Successfully cancelled partition reassignment for: tooled-0"), "{text}");
-    let listed = tool(REASSIGN, &["--bootstrap-server", &kafka, "--list"]);
-    assert!(listed.contains("No partition reassignments found."), "{listed}");
+    wait_listed(&kafka, "No partition reassignments found.");
     // As in Kafka: what is left of the target's order, then those that were to go. Who leads is as it may be.
-    let replicas: Vec<String> = described(&kafka).iter().map(|line| line[2..].to_owned()).collect();
-    assert_eq!(replicas, ["2,3", "3,1"]);
+    let replicas = || described(&kafka).iter().map(|line| line[2..].to_owned()).collect::<Vec<String>>();
+    let settled = until(PATIENCE, || (replicas() == ["2,3", "3,1"]).then_some(()));
+    assert!(settled.is_some(), "{:?}", replicas());
     let told = python("topics.py", &["filled", &kafka, TOPIC, "3000"]);
     step(format!("replay: {told}"));
     for node in nodes {

@@ -1,20 +1,19 @@
 //! Topics replicated by Raft, as real processes: brokers and coordinators each on their own, killed and
 //! paused under load, and the way of replication changed meanwhile. Nothing lost, nothing twice.
 
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use highwater_minio_tests::clients::{Load, python};
-use highwater_minio_tests::highwater::{Highwater, Spec};
+use highwater_minio_tests::highwater::{Highwater, Spec, segments};
 use highwater_minio_tests::minio::Minio;
-use highwater_minio_tests::process::{pause, until};
+use highwater_minio_tests::process::{PATIENCE, pause, until};
 use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
 
 const TOPIC: &str = "voted";
 const PARTITIONS: u64 = 4;
-
-/// Longest time without acknowledgements after a leader has gone, before the test calls it stuck.
-const FAILOVER_MAX: Duration = Duration::from_secs(20);
 
 fn start(specs: &[Spec]) -> Vec<Highwater> {
     specs.iter().map(Spec::spawn).collect()
@@ -22,7 +21,7 @@ fn start(specs: &[Spec]) -> Vec<Highwater> {
 
 /// The broker, by place, that leads partition 0.
 fn leader(kafka: &str) -> usize {
-    let found = until(FAILOVER_MAX, || {
+    let found = until(PATIENCE, || {
         let leaders = python("topics.py", &["leaders", kafka, TOPIC]);
         leaders["leaders"][0].as_u64()
     });
@@ -31,16 +30,17 @@ fn leader(kafka: &str) -> usize {
 
 /// Waits until `cluster status` counts so many partitions as replicated by Raft, each with a leader and all
 /// its replicas.
-fn wait_for(node: &Highwater, by_raft: u64, limit: Duration) {
+fn wait_for(node: &Highwater, by_raft: u64) {
     let mut last = String::new();
-    let settled = until(limit, || {
-        let status = node.cluster(&["status"]);
-        last = status.to_string();
+    let settled = until(PATIENCE, || {
+        let status = node.ask("cluster", &["status"]);
+        last = format!("{status:?}");
+        let status = status.ok()?;
         let is = |name: &str, count: u64| status[name].as_u64() == Some(count);
         let is_whole = is("leaderless", 0) && is("under_replicated", 0);
         (is("raft", by_raft) && is("switching", 0) && is_whole).then_some(())
     });
-    assert!(settled.is_some(), "not {by_raft} partitions by Raft within {limit:?}: {last}");
+    assert!(settled.is_some(), "not {by_raft} partitions by Raft within {PATIENCE:?}: {last}");
 }
 
 fn check(target: &(String, String, std::path::PathBuf), when: &str) {
@@ -51,8 +51,20 @@ fn check(target: &(String, String, std::path::PathBuf), when: &str) {
 
 fn goes_on(load: &mut Load, after: &str) {
     let began = Instant::now();
-    load.wait_for_more(2_000, FAILOVER_MAX);
+    load.wait_for_more(2_000);
     step(format!("2,000 acknowledgements {:.1} s after {after}", began.elapsed().as_secs_f64()));
+}
+
+/// Some bytes of the largest segment that is written to turn, near its beginning: what was synced long ago.
+fn rot(spec: &Spec) {
+    let files = segments(spec.data());
+    let is_last = |at: usize| files.get(at + 1).is_none_or(|next| next.parent() != files[at].parent());
+    let size = |file: &PathBuf| file.metadata().map_or(0, |about| about.len());
+    let last = (0..files.len()).filter(|at| is_last(*at)).map(|at| &files[at]);
+    let file = last.max_by_key(|file| size(file)).expect("there are segments");
+    assert!(size(file) > 4_096, "too little was written: {}", file.display());
+    let file = std::fs::OpenOptions::new().write(true).open(file).expect("the segment is there");
+    file.write_all_at(&[0xff; 16], 100).expect("within the file");
 }
 
 #[test]
@@ -72,16 +84,16 @@ fn raft_topics_outlive_leaders_and_the_control_plane_and_change_their_replicatio
         "local.retention.bytes=2097152",
     ]);
     python("topics.py", &arguments);
-    wait_for(&nodes[0], PARTITIONS, Duration::from_secs(20));
+    wait_for(&nodes[0], PARTITIONS);
     let mut load = Load::start(&kafka, TOPIC, work.join("ledger"), 2.0);
-    load.wait_for_more(3_000, Duration::from_secs(30));
+    load.wait_for_more(3_000);
 
     let gone = leader(&kafka);
     step(format!("kill -9 of broker {}, which leads", gone + 1));
     nodes[gone].process.kill();
     goes_on(&mut load, "the kill");
     nodes[gone] = specs[gone].start();
-    wait_for(&nodes[gone], PARTITIONS, Duration::from_secs(30));
+    wait_for(&nodes[gone], PARTITIONS);
 
     step("kill -9 of every coordinator, and of a broker that leads");
     coordinators.iter_mut().for_each(|coordinator| coordinator.process.kill());
@@ -91,22 +103,35 @@ fn raft_topics_outlive_leaders_and_the_control_plane_and_change_their_replicatio
     coordinators = start(&coordinator_specs);
     coordinators.iter_mut().for_each(Highwater::wait_ready);
     nodes[gone] = specs[gone].start();
-    wait_for(&nodes[gone], PARTITIONS, Duration::from_secs(30));
+    wait_for(&nodes[gone], PARTITIONS);
 
     let paused = leader(&kafka);
     step(format!("SIGSTOP of broker {}, which leads", paused + 1));
     nodes[paused].process.signal("STOP");
-    // Longer than others need to elect; a client that waits for the stopped broker learns of it afterwards.
-    pause(Duration::from_secs(4));
+    let others: Vec<String> =
+        (0..).zip(&specs).filter(|(place, _)| *place != paused).map(|(_, spec)| spec.kafka()).collect();
+    let next = until(PATIENCE, || Some(leader(&others.join(","))).filter(|next| *next != paused));
+    step(format!("broker {} leads instead", next.expect("another one leads") + 1));
+    // A client that waits for the stopped broker learns of it afterwards.
+    pause(Duration::from_secs(2));
     nodes[paused].process.signal("CONT");
     goes_on(&mut load, "it goes on");
-    assert_ne!(leader(&kafka), paused, "others had elected");
+    wait_for(&nodes[paused], PARTITIONS);
+
+    let rotten = (leader(&kafka) + 1) % specs.len();
+    step(format!("kill -9 of broker {}, and some of what it has on its disk rots", rotten + 1));
+    nodes[rotten].process.kill();
+    rot(&specs[rotten]);
+    nodes[rotten] = specs[rotten].start();
+    let anew = until(PATIENCE, || nodes[rotten].process.log().contains("joins its group anew").then_some(()));
+    assert!(anew.is_some(), "it is not filled again: {}", nodes[rotten].process.log_end());
+    goes_on(&mut load, "that");
 
     for (way, by_raft) in [("fetch", 0), ("raft", PARTITIONS)] {
         step(format!("to {way} replication under load"));
         let began = Instant::now();
         python("topics.py", &["configure", &kafka, TOPIC, &format!("highwater.replication={way}")]);
-        wait_for(&nodes[0], by_raft, Duration::from_secs(30));
+        wait_for(&nodes[0], by_raft);
         step(format!("{way} replication after {:.1} s", began.elapsed().as_secs_f64()));
         goes_on(&mut load, "the switch");
     }

@@ -2,12 +2,11 @@
 //! place; nothing is skipped, produce and hot reads of the rest go on.
 
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
 use highwater_minio_tests::clients::python;
 use highwater_minio_tests::highwater::{Spec, segments};
 use highwater_minio_tests::minio::Minio;
-use highwater_minio_tests::process::until;
+use highwater_minio_tests::process::{PATIENCE, until};
 use highwater_minio_tests::proxy::Proxy;
 use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
@@ -41,7 +40,7 @@ fn a_rotten_batch_stops_the_sealing_of_its_partition_and_nothing_else() {
 
     step("the store comes back: sealing reaches the rotten segment and stops there");
     proxy.heal();
-    let alarm = until(Duration::from_secs(60), || {
+    let alarm = until(PATIENCE, || {
         let status = node.tier(&["status"]);
         status["alarms"].as_array().filter(|alarms| !alarms.is_empty()).cloned()
     });
@@ -51,7 +50,7 @@ fn a_rotten_batch_stops_the_sealing_of_its_partition_and_nothing_else() {
         (Some(TOPIC), 0),
         "{alarm:?}"
     );
-    let stopped = until(Duration::from_secs(30), || {
+    let stopped = until(PATIENCE, || {
         let tiered = node.tier(&["describe", TOPIC])["partitions"][0]["tiered_end"].as_i64();
         (tiered == Some(start)).then_some(())
     });
@@ -77,7 +76,7 @@ fn a_rotten_batch_stops_the_sealing_of_its_partition_and_nothing_else() {
     step("a restart does not hide it");
     node.stop();
     let node = Spec::on_s3(&work, &proxy.endpoint()).flag("retention-check-ms", "500ms").start();
-    let again = until(Duration::from_secs(60), || {
+    let again = until(PATIENCE, || {
         let status = node.tier(&["status"]);
         status["alarms"].as_array().is_some_and(|alarms| !alarms.is_empty()).then_some(())
     });

@@ -5,16 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use highwater_minio_tests::clients::python;
 use highwater_minio_tests::highwater::{Highwater, Spec};
 use highwater_minio_tests::minio::Minio;
-use highwater_minio_tests::process::{Process, free_port, until};
+use highwater_minio_tests::process::{PATIENCE, Process, free_port, until};
 use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
-
-const REFUSAL_MAX: Duration = Duration::from_secs(20);
 
 struct Scene {
     /// Nodes 1 and 2, brokers and coordinators; node 3 is started as each case wants it.
@@ -55,7 +52,6 @@ impl Scene {
         let before = (contents(spec.data()), self.minio.keys());
         let (status, took, said) = spec.start_and_fail();
         assert!(status.code().is_some_and(|code| code != 0), "{what}: ended with {status}: {said}");
-        assert!(took < REFUSAL_MAX, "{what}: took {took:?}: {said}");
         let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error:")).collect();
         assert_eq!(errors.len(), 1, "{what}: wanted one line that says it, got: {said}");
         step(format!("{what}: {} ({:.1} s)", errors[0], took.as_secs_f64()));
@@ -184,7 +180,7 @@ fn a_node_that_must_not_join_says_why_and_changes_nothing() {
 /// Until every partition of the topic is in sync on exactly these nodes.
 fn wait_replicas(kafka: &str, topic: &str, wanted: &[u64]) {
     let mut last = serde_json::Value::Null;
-    let there = until(Duration::from_secs(60), || {
+    let there = until(PATIENCE, || {
         last = python("topics.py", &["leaders", kafka, topic]);
         let isrs = last["isrs"].as_array()?;
         isrs.iter().all(|isr| *isr == serde_json::json!(wanted)).then_some(())
@@ -203,7 +199,7 @@ fn a_node_whose_replicas_moved_away_serves_them_no_more() {
     let mut scene = Scene::set("moved-away");
     let kafka = scene.kafka();
     python("topics.py", &["create", &kafka, "moved", "2", "replicas=2", "retention.ms=-1"]);
-    scene.running[0].cluster(&["move", "moved", "--replicas", "3,1"]);
+    scene.running[0].cluster_in_time(&["move", "moved", "--replicas", "3,1"]);
     wait_replicas(&kafka, "moved", &[1, 3]);
     let sent = python("topics.py", &["fill", &kafka, "moved", "0", "2000"]);
     assert_eq!(sent["records"], 2000);
@@ -212,7 +208,7 @@ fn a_node_whose_replicas_moved_away_serves_them_no_more() {
     let mut gone = scene.running.pop().expect("three");
     assert!(has_records(&gone.process, &scene.specs[2]), "node 3 has records");
     gone.process.kill();
-    scene.running[0].cluster(&["move", "moved", "--replicas", "2,1"]);
+    scene.running[0].cluster_in_time(&["move", "moved", "--replicas", "2,1"]);
     wait_replicas(&kafka, "moved", &[1, 2]);
     python("topics.py", &["fill", &kafka, "moved", "2000", "2000"]);
 
@@ -222,12 +218,11 @@ fn a_node_whose_replicas_moved_away_serves_them_no_more() {
     step(format!("node 3 is asked for them: {answers}"));
     // NOT_LEADER_OR_FOLLOWER, for the producer and for the reader.
     assert_eq!(answers, serde_json::json!({"produce": 6, "fetch": 6}));
-    let dropped =
-        until(Duration::from_secs(20), || (!has_records(&back.process, &scene.specs[2])).then_some(()));
+    let dropped = until(PATIENCE, || (!has_records(&back.process, &scene.specs[2])).then_some(()));
     assert!(dropped.is_some(), "the replica that was moved away still takes room on node 3");
 
     step("and back again: what it had is no part of what it gets");
-    scene.running[0].cluster(&["move", "moved", "--replicas", "3,1"]);
+    scene.running[0].cluster_in_time(&["move", "moved", "--replicas", "3,1"]);
     wait_replicas(&kafka, "moved", &[1, 3]);
     python("topics.py", &["elect", &kafka, "moved"]);
     let told = python("topics.py", &["filled", &kafka, "moved", "4000"]);
