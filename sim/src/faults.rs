@@ -415,7 +415,8 @@ fn can_do_without(state: &ClusterState, tp: TopicPartition, partition: &Partitio
     if !partition.replicas.contains(&node) {
         return true;
     }
-    let others = partition.replicas.iter().filter(|other| **other != node && partition.counts_on(**other)).count();
+    let others =
+        partition.replicas.iter().filter(|other| **other != node && partition.counts_on(**other)).count();
     let is_moving = !partition.adding.is_empty() || !partition.removing.is_empty();
     if partition.raft.is_some() {
         return others >= 2 && !is_moving;

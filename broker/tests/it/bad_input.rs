@@ -8,7 +8,8 @@ use tokio::io::AsyncWriteExt;
 
 use crate::it::harness::*;
 
-/// After which silent connections are closed: longer than a good client of these tests pauses on a slow machine.
+/// After which silent connections are closed: longer than a good client of these tests pauses on a slow
+/// machine.
 const IDLE_MS: u64 = 3_000;
 
 async fn send_and_expect_close(harness: &Harness, bytes: &[u8]) {

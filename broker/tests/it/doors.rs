@@ -43,8 +43,12 @@ async fn grpc_tells_and_moves_what_is_in_the_tier() {
     let first = &before.get_ref().partitions[0];
     assert_eq!((first.tiered_end, first.high_watermark, first.local.len()), (0, 3, 1));
     assert!(first.local[0].reason.contains("active segment"), "{:?}", first.local);
-    let request =
-        TierOffloadRequest { topic: "t".into(), evict: true, deadline_ms: PATIENCE.as_millis() as u64, local_only: false };
+    let request = TierOffloadRequest {
+        topic: "t".into(),
+        evict: true,
+        deadline_ms: PATIENCE.as_millis() as u64,
+        local_only: false,
+    };
     let offloaded = admin.tier_offload(request).await.expect("offloaded").into_inner();
     let first = &offloaded.partitions[0];
     assert_eq!((first.tiered_end, first.local_start, first.log_end, first.objects), (3, 3, 3, 1));

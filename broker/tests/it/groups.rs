@@ -283,7 +283,8 @@ async fn groups_are_listed_emptied_and_deleted() {
     assert_eq!(describe(&mut client, 5, "g").await.group_state.as_str(), "Dead");
 
     // The topics' offsets go with the topic.
-    let request = DeleteTopicsRequest::default().with_topic_names(vec![name("t")]).with_timeout_ms(PATIENCE_MS);
+    let request =
+        DeleteTopicsRequest::default().with_topic_names(vec![name("t")]).with_timeout_ms(PATIENCE_MS);
     let _: DeleteTopicsResponse = client.call(api::DELETE_TOPICS, 5, &request).await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while fetch_offset(&mut client, 9, "c").await != (0, -1) {

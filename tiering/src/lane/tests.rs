@@ -77,7 +77,9 @@ async fn a_full_lane_does_not_hold_up_the_others() {
     let uploads: Vec<_> = ["a", "b"]
         .map(|key| {
             let s = s.clone();
-            tokio::spawn(async move { s.put_new(Lane::Upload, key, &body("x"), deadline_in(PATIENT_MS)).await })
+            tokio::spawn(
+                async move { s.put_new(Lane::Upload, key, &body("x"), deadline_in(PATIENT_MS)).await },
+            )
         })
         .into();
     while bucket.calls(Op::Put) == 0 {
