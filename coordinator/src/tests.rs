@@ -7,13 +7,15 @@ use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use highwater_model::limits::COMMAND_BYTES_MAX;
 use highwater_model::{Clock, TopicId, TopicPartition};
 use highwater_tiering::core::manifest::{EditRequest, Refusal as ManifestRefusal};
 use highwater_tiering::port::{ManifestPort, ProposeError, ReadError as PortReadError};
 use uuid::Uuid;
 
 use crate::core::tests::publish;
-use crate::core::{BrokerRegistration, ClusterState, NewTopic, Refusal};
+use crate::core::{BrokerRegistration, ClusterState, Command, ConfigOp, ConfigOpKind, NewTopic, Refusal};
+use crate::route::Attempt;
 use crate::{ConfigChange, Coordinator, CoordinatorSettings, NewPartitions, StartError, WriteError};
 
 struct TestClock;
@@ -126,6 +128,31 @@ async fn writes_that_wait_together_share_entries_and_watchers_hear() {
     let bytes: u64 = files(&dir.path().join("raft/log")).iter().map(|(_, length)| length).sum();
     let frames = 500 * 48;
     assert!(bytes < 500 * 250 + frames / 4, "far fewer entries than commands: {bytes} bytes");
+}
+
+/// An entry that is larger than a message between members would stop the log for all that comes after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_message_could_carry_is_refused_before_it_is_written() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let coordinator = start(dir.path()).await;
+    coordinator.register_broker(registration(1)).await.expect("registered");
+    let id = create(&coordinator, "t", 1).await;
+    // A control character takes six bytes in JSON.
+    let ops = vec![ConfigOp {
+        name: "retention.ms".into(),
+        op: ConfigOpKind::Set("\u{1}".repeat(COMMAND_BYTES_MAX / 4)),
+    }];
+    let change = ConfigChange::Alter { topic_id: id, ops };
+    let answer = coordinator.alter_configs(vec![change], false).await.remove(0);
+    assert!(matches!(answer, Err(WriteError::Refused(Refusal::LimitReached(_)))), "{answer:?}");
+    // As it comes in by the door, past the caller's own check.
+    let form = Command::FormCluster { cluster_id: "x".repeat(COMMAND_BYTES_MAX), members: Default::default() };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let attempt = coordinator.propose_here(form, deadline).await;
+    assert!(matches!(attempt, Attempt::Done(Err(Refusal::LimitReached(_)), _)));
+    coordinator.close().await;
+    let bytes: u64 = files(&dir.path().join("raft/log")).iter().map(|(_, length)| length).sum();
+    assert!(bytes < 100_000, "nothing of it was written: {bytes} bytes");
 }
 
 fn files(dir: &Path) -> Vec<(PathBuf, u64)> {

@@ -424,3 +424,56 @@ fn can_do_without(state: &ClusterState, tp: TopicPartition, partition: &Partitio
     let min_isr = state.topic(tp.topic_id).map_or(1, |topic| topic.min_isr(partition));
     others >= 1 && !is_moving && (min_isr >= 2 || !partition.isr.contains(&node))
 }
+
+#[cfg(test)]
+mod tests {
+    use highwater_coordinator::core::{Batch, BrokerRegistration, NewTopic, RULES_VERSION};
+    use highwater_model::TopicId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A topic of one partition on nodes 1, 2 and 3, with this least in-sync set; then these are fenced.
+    fn cluster(min_isr: &str, fenced: &[u64]) -> (ClusterState, TopicPartition) {
+        let topic_id = TopicId(Uuid::from_u128(1));
+        let register = |node_id| {
+            let host = "sim".to_owned();
+            Command::RegisterBroker(BrokerRegistration { node_id, host, port: 1, ..Default::default() })
+        };
+        let topic = NewTopic {
+            topic_id,
+            name: "t".into(),
+            partitions: 1,
+            replication_factor: 3,
+            assignments: vec![vec![1, 2, 3]],
+            configs: [("min.insync.replicas".to_owned(), min_isr.to_owned())].into(),
+        };
+        let form = Command::FormCluster { cluster_id: "c".into(), members: BTreeMap::new() };
+        let mut commands = vec![form];
+        commands.extend((1..=3).map(register));
+        commands.push(Command::CreateTopic(topic));
+        let fence = |node_id: &u64| Command::FenceBroker { node_id: *node_id, broker_epoch: 1 };
+        commands.extend(fenced.iter().map(fence));
+        let mut state = ClusterState::default();
+        let answers = state.apply_batch(&Batch { rules: RULES_VERSION, at_ms: 1, commands });
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        (state, TopicPartition::new(topic_id, 0))
+    }
+
+    fn is_spared(min_isr: &str, fenced: &[u64], node: u64) -> bool {
+        let (state, tp) = cluster(min_isr, fenced);
+        let partition = state.partition(tp).expect("there");
+        can_do_without(&state, tp, partition, node)
+    }
+
+    #[test]
+    fn a_disk_goes_only_where_its_node_cannot_be_left_alone_in_sync() {
+        assert!(!is_spared("1", &[], 2), "the others may be fenced, and then it is elected");
+        assert!(is_spared("1", &[2], 2), "it has left the set, the others are in it");
+        assert!(is_spared("2", &[], 2), "whoever is fenced stays eligible");
+        assert!(is_spared("2", &[1, 2], 2) && is_spared("2", &[1, 2, 3], 3));
+        assert!(!is_spared("1", &[1, 2, 3], 3), "the last one was in sync alone");
+        assert!(is_spared("1", &[1, 2, 3], 1), "another one was");
+        assert!(is_spared("1", &[], 4), "no replica");
+    }
+}
