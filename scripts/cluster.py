@@ -17,7 +17,7 @@ from pathlib import Path
 NODES = (1, 2, 3)
 MINIO_PORT = 19000
 USER, PASSWORD, BUCKET = "highwater", "highwater-secret", "highwater"
-READY_SECONDS_MAX = 60
+READY_SECONDS_MAX = 120
 
 
 def port(node, door):
