@@ -22,11 +22,14 @@ use highwater_groups::core::machine::Groups;
 use highwater_groups::core::request::{Client, Request};
 use highwater_groups::core::settings::Settings as GroupSettings;
 use highwater_groups::core::shard::partition_of;
+use highwater_log::VerificationTicket;
 use highwater_model::LeaderEpoch;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::node::Node;
 use crate::partition::registry::Slot;
+use crate::partition::{Marker, MarkerRefusal};
 use crate::settings::Settings;
 
 pub use follow::run;
@@ -38,12 +41,22 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// Sends an answer once it counts, or says why it never will.
 type Release = Box<dyn FnOnce(Result<(), GroupError>) + Send>;
 
+/// A request on its way to its shard.
+struct Asked {
+    client: Client,
+    request: Request,
+    /// Shows that the transaction which a commit begins here was verified (KIP-890).
+    ticket: Option<VerificationTicket>,
+    answer: oneshot::Sender<Result<Answer, GroupError>>,
+}
+
 /// What a shard's task is asked.
 enum Message {
-    Request {
-        client: Client,
-        request: Request,
-        answer: oneshot::Sender<Result<Answer, GroupError>>,
+    Request(Asked),
+    /// A transaction has ended.
+    Marker {
+        marker: Marker,
+        answer: oneshot::Sender<Result<(), MarkerRefusal>>,
     },
     /// Looks at the groups; what it has seen is told when it counts.
     Read(Box<dyn FnOnce(&Groups) -> Release + Send>),
@@ -65,8 +78,8 @@ struct Shard {
 #[derive(Default)]
 pub struct GroupShards {
     shards: RwLock<BTreeMap<i32, Arc<Shard>>>,
-    /// Held by the one who creates the internal topic.
-    creating: tokio::sync::Mutex<()>,
+    /// Held by the one who creates the internal topic; since when somebody has wanted it.
+    creating: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl GroupShards {
@@ -117,7 +130,13 @@ fn shard_of(node: &Node, group: &str) -> Result<Arc<Shard>, GroupError> {
     let view = node.partitions.view();
     let topic = view.by_name(OFFSETS_TOPIC).ok_or(GroupError::NotCoordinator)?;
     let count = i32::try_from(topic.slots().len()).unwrap_or(i32::MAX);
-    let number = partition_of(group, count);
+    shard_at(node, partition_of(group, count))
+}
+
+/// The shard of a partition of the internal topic, if this node leads it.
+fn shard_at(node: &Node, number: i32) -> Result<Arc<Shard>, GroupError> {
+    let view = node.partitions.view();
+    let topic = view.by_name(OFFSETS_TOPIC).ok_or(GroupError::NotCoordinator)?;
     let Some(Slot::Open(partition)) = topic.slot(number) else { return Err(GroupError::NotCoordinator) };
     let terms = partition.terms();
     if !terms.is_leader || node.is_stopping() {
@@ -133,10 +152,37 @@ fn shard_of(node: &Node, group: &str) -> Result<Arc<Shard>, GroupError> {
 /// NotCoordinator, CoordinatorLoadInProgress, CoordinatorNotAvailable: the request was not carried out, or
 /// this coordinator does not know whether its outcome will last.
 pub async fn call(node: &Node, group: &str, client: Client, request: Request) -> Result<Answer, GroupError> {
+    call_verified(node, group, client, request, None).await
+}
+
+/// As [`call`], for a commit within a transaction; `ticket` as `Partition::verification_ticket` drew it.
+///
+/// # Errors
+/// As [`call`]; also InvalidProducerEpoch, InvalidTxnState and ConcurrentTransactions, with nothing changed.
+pub async fn call_verified(
+    node: &Node,
+    group: &str,
+    client: Client,
+    request: Request,
+    ticket: Option<VerificationTicket>,
+) -> Result<Answer, GroupError> {
     let shard = shard_of(node, group)?;
     let (answer, answered) = oneshot::channel();
-    shard.send(Message::Request { client, request, answer }).await?;
+    shard.send(Message::Request(Asked { client, request, ticket, answer })).await?;
     answered.await.unwrap_or(Err(GroupError::NotCoordinator))
+}
+
+/// Ends a transaction in partition `number` of the internal topic: appends its marker, and what it decides
+/// counts. The caller bounds the wait.
+///
+/// # Errors
+/// As `Partition::append_marker`; `Group` if this node does not coordinate the partition's groups now, or not
+/// any more: then it is not known whether the marker lasts.
+pub async fn end_transaction(node: &Node, number: i32, marker: Marker) -> Result<(), MarkerRefusal> {
+    let shard = shard_at(node, number)?;
+    let (answer, answered) = oneshot::channel();
+    shard.send(Message::Marker { marker, answer }).await?;
+    answered.await.unwrap_or(Err(MarkerRefusal::Group(GroupError::NotCoordinator)))
 }
 
 /// Has a look at the groups of the shard that coordinates `group`.

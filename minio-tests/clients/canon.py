@@ -58,12 +58,12 @@ def partitions_of(bootstrap, topic):
     return sorted(found.partitions)
 
 
-def create_topic(bootstrap, topic, partitions, **config):
+def create_topic(bootstrap, topic, partitions, replicas=1, **config):
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
     config = {name.replace("__", "-").replace("_", "."): str(value) for name, value in config.items()}
-    admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(120)
+    admin.create_topics([NewTopic(topic, partitions, replicas, config=config)])[topic].result(120)
 
 
 def replay(bootstrap, topic, starts=None, patience=180, gaps=False):

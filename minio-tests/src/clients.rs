@@ -41,7 +41,12 @@ pub fn kcat(arguments: &[&str]) -> Value {
 
 /// The Java client program.
 pub fn java(arguments: &[&str]) -> Value {
-    finish(&format!("Roundtrip {arguments:?}"), java_command("Roundtrip", arguments))
+    java_program("Roundtrip", arguments)
+}
+
+/// One of the Java client programs.
+pub fn java_program(class: &str, arguments: &[&str]) -> Value {
+    finish(&format!("{class} {arguments:?}"), java_command(class, arguments))
 }
 
 pub fn java_command(class: &str, arguments: &[&str]) -> Command {

@@ -38,6 +38,34 @@ fn failed(error: impl ToString) -> LoadError {
     LoadError::Failed(error.to_string())
 }
 
+/// How much was read, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub log_bytes: u64,
+    /// What of it counts still, about.
+    pub live_bytes: u64,
+}
+
+/// Registered with the partition until it is dropped: a load may be given up at any point.
+struct Waiting<'a> {
+    partition: &'a Partition,
+    waiter: FetchWaiter,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(partition: &'a Partition) -> Self {
+        let waiter = FetchWaiter::default();
+        partition.wait_for_data(&waiter); // if too many wait, the pause brings it here
+        Waiting { partition, waiter }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.partition.forget_waiter(&self.waiter);
+    }
+}
+
 /// Reads the whole log into `groups`, waiting for what is not yet committed. `stop`: give up.
 ///
 /// # Errors
@@ -47,46 +75,42 @@ pub async fn load(
     epoch: LeaderEpoch,
     mut groups: Groups,
     stop: &Arc<AtomicBool>,
-) -> Result<Groups, LoadError> {
-    let waiter = FetchWaiter::default();
-    let mut at = partition.bounds().map_err(unavailable)?.local_start;
-    partition.wait_for_data(&waiter);
-    let loaded = loop {
-        let bounds = match partition.bounds() {
-            Ok(bounds) => bounds,
-            Err(reason) => break Err(unavailable(reason)),
-        };
+) -> Result<(Groups, Read), LoadError> {
+    let waiting = Waiting::new(partition);
+    let mut at = partition.bounds().map_err(unavailable)?.log_start;
+    let mut log_bytes = 0;
+    loop {
+        let bounds = partition.bounds().map_err(unavailable)?;
         let terms = partition.terms();
         if !terms.is_leader || terms.leader_epoch != epoch || stop.load(Ordering::Relaxed) {
-            break Err(LoadError::NotLeader);
+            return Err(LoadError::NotLeader);
         }
         if at >= bounds.log_end && bounds.high_watermark >= bounds.log_end {
-            break Ok(());
+            break;
         }
         if at >= bounds.high_watermark {
-            let _ = tokio::time::timeout(GROUP_RETRY_PAUSE, waiter.notified()).await; // looked at in any case
+            let moved = waiting.waiter.notified();
+            let _ = tokio::time::timeout(GROUP_RETRY_PAUSE, moved).await; // looked at in any case
             continue;
         }
         let (from, stop) = (partition.clone(), stop.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let end = read_on(&from, at, &mut groups, &stop);
-            (groups, end)
+            let end = read_on(&from, at, &mut groups, &mut log_bytes, &stop);
+            (groups, log_bytes, end)
         });
-        let (back, end) = match read.await {
-            Ok(read) => read,
-            Err(panic) => {
-                partition.forget_waiter(&waiter);
-                return Err(failed(panic));
-            }
-        };
-        groups = back;
-        match end {
-            Ok(end) => at = end,
-            Err(error) => break Err(error),
+        let (back, bytes, end) = read.await.map_err(failed)?;
+        (groups, log_bytes) = (back, bytes);
+        let end = end?;
+        if end == at {
+            return Err(failed(format!("nothing can be read at {at}, below the high watermark")));
         }
-    };
-    partition.forget_waiter(&waiter);
-    loaded.map(|()| groups)
+        at = end;
+    }
+    let counted = tokio::task::spawn_blocking(move || {
+        let live_bytes = groups.live_bytes();
+        (groups, Read { log_bytes, live_bytes })
+    });
+    counted.await.map_err(failed)
 }
 
 /// Reads up to the high watermark; where it has come to.
@@ -94,6 +118,7 @@ fn read_on(
     partition: &Partition,
     mut at: Offset,
     groups: &mut Groups,
+    log_bytes: &mut u64,
     stop: &AtomicBool,
 ) -> Result<Offset, LoadError> {
     let mut scratch = Vec::new();
@@ -118,6 +143,7 @@ fn read_on(
             let (header, batch) = batch.map_err(failed)?;
             let end = header.base_offset + i64::from(header.last_offset_delta) + 1;
             if end > at {
+                *log_bytes += batch.len() as u64;
                 load_batch(groups, &header, batch, &mut scratch)?;
                 at = end;
             }

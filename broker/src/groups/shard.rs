@@ -2,21 +2,23 @@
 //!
 //! One step at a time. What a step appends is committed in the order of the steps, so answers wait in a queue
 //! of appends; an answer behind no append leaves at once. If an append fails, everything that waits is told
-//! so and the shard is loaded anew. Invariants: 3, 6, 16.
+//! so and the shard is loaded anew. `append.rs` has what goes into the log, `rewrite.rs` how the log stays
+//! bounded. Invariants: 3, 6, 16.
+
+mod append;
+mod rewrite;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use highwater_groups::core::answer::{Answer, Effect};
 use highwater_groups::core::error::GroupError;
 use highwater_groups::core::machine::Groups;
-use highwater_groups::core::records::Record;
-use highwater_groups::core::request::{Client, Event, Request, Ticket};
+use highwater_groups::core::request::{Event, Ticket};
 use highwater_groups::core::types::{Name, Topics};
-use highwater_model::ProducerId;
+use highwater_log::VerificationTicket;
 use highwater_model::limits::{
     GROUP_APPENDS_PENDING_MAX, GROUP_COUNT_PAUSE, GROUP_RETRY_PAUSE, GROUP_RETRY_PAUSE_MAX,
 };
@@ -25,10 +27,12 @@ use tokio::time::Instant;
 
 use super::follow::News;
 use super::load::{LoadError, load};
-use super::{Message, Release, Shard, batch, group_settings};
+use super::{Asked, Message, Release, Shard, batch, group_settings};
 use crate::core::replica::LeaderRefusal;
 use crate::node::Node;
-use crate::partition::{AckFailure, Partition};
+use crate::partition::Partition;
+use append::{Pending, front};
+use rewrite::Rewriter;
 
 /// What the task works with as long as it lives.
 pub(super) struct Task {
@@ -49,12 +53,6 @@ enum End {
     Reload,
 }
 
-/// An append on its way, and the answers behind it.
-struct Pending {
-    committed: BoxFuture<'static, Result<(), End>>,
-    answers: Vec<Release>,
-}
-
 /// A loaded shard.
 struct Loaded {
     node: Arc<Node>,
@@ -66,6 +64,10 @@ struct Loaded {
     asked: HashMap<Ticket, oneshot::Sender<Result<Answer, GroupError>>>,
     next_ticket: Ticket,
     pending: VecDeque<Pending>,
+    /// Appends that ever were in `pending`, and those of them that are committed.
+    appended: u64,
+    committed: u64,
+    rewriter: Rewriter,
     effects: Vec<Effect>,
     /// No timer fires before: the partition took no writes.
     held_until: Option<Instant>,
@@ -143,13 +145,14 @@ impl Task {
         let is_given_up = Arc::new(AtomicBool::new(false));
         let loading = load(&self.partition, self.shard.epoch, groups, &is_given_up);
         let mut stop = self.stop.clone();
-        let groups = tokio::select! {
+        let (groups, read) = tokio::select! {
             loaded = loading => loaded?,
             _ = stop.wait_for(|stop| *stop) => {
                 is_given_up.store(true, Ordering::Relaxed);
                 return Err(LoadError::NotLeader);
             }
         };
+        let bytes_min = self.node.settings.offsets_topic_rewrite_bytes;
         let mut loaded = Loaded {
             node: self.node.clone(),
             partition: self.partition.clone(),
@@ -160,25 +163,32 @@ impl Task {
             asked: HashMap::new(),
             next_ticket: 0,
             pending: VecDeque::new(),
+            appended: 0,
+            committed: 0,
+            rewriter: Rewriter::new(read.log_bytes, read.live_bytes, bytes_min),
             effects: Vec::new(),
             held_until: None,
             count_at: None,
         };
         loaded.groups.loaded(clock.now_ms(), &mut loaded.effects);
-        if loaded.carry_out().is_err() {
+        if loaded.carry_out(None).is_err() {
             return Err(LoadError::Failed("what the load has to write cannot be appended".into()));
         }
         loaded.count();
         let (groups, ms) = (loaded.shard.groups.load(Ordering::Relaxed), began.elapsed().as_millis());
-        tracing::debug!(partition = self.shard.partition, groups, ms, "groups loaded");
+        let bytes = read.log_bytes;
+        tracing::debug!(partition = self.shard.partition, groups, bytes, ms, "groups loaded");
         Ok(loaded)
     }
 }
 
 fn refuse(message: Message, error: GroupError) {
     match message {
-        Message::Request { answer, .. } => {
-            let _ = answer.send(Err(error)); // who asked may be gone
+        Message::Request(asked) => {
+            let _ = asked.answer.send(Err(error)); // who asked may be gone
+        }
+        Message::Marker { answer, .. } => {
+            let _ = answer.send(Err(error.into())); // who asked may be gone
         }
         // What it would see does not count; the look itself needs a shard. Dropping it says the same.
         Message::Read(read) => drop(read),
@@ -190,7 +200,7 @@ impl Loaded {
         loop {
             let has_room = self.pending.len() < GROUP_APPENDS_PENDING_MAX;
             let tick_at = self.next_tick();
-            let count_at = self.count_at;
+            let (count_at, rewrite_at) = (self.count_at, self.rewriter.due);
             let outcome = tokio::select! {
                 _ = task.stop.wait_for(|stop| *stop) => Err(End::Stop),
                 committed = front(&mut self.pending) => match committed {
@@ -205,6 +215,11 @@ impl Loaded {
                     None => Err(End::Stop),
                 },
                 () = sleep(tick_at), if has_room => self.tick(),
+                () = sleep(rewrite_at), if has_room => self.rewrite_on(),
+                raised = self.rewriter.raised() => {
+                    self.raised(raised);
+                    Ok(())
+                }
                 () = sleep(count_at) => {
                     self.count();
                     Ok(())
@@ -230,6 +245,7 @@ impl Loaded {
     /// Whether a step may write now. `Err`: this shard's time is over.
     fn may_write(&mut self) -> Result<bool, End> {
         if self.node.disk.is_full() {
+            self.partition.refused_for_room(self.node.now_ms());
             return Ok(false);
         }
         match self.partition.takes_writes(self.shard.epoch) {
@@ -246,29 +262,42 @@ impl Loaded {
 
     fn take(&mut self, message: Message) -> Result<(), End> {
         self.count_at.get_or_insert_with(|| Instant::now() + GROUP_COUNT_PAUSE);
-        let (client, request, answer): (Client, Request, _) = match message {
-            Message::Read(read) => {
-                let release = read(&self.groups);
-                self.answer(release);
-                return Ok(());
-            }
-            Message::Request { client, request, answer } => (client, request, answer),
-        };
+        if let Message::Read(read) = message {
+            let release = read(&self.groups);
+            self.answer(release);
+            return Ok(());
+        }
         match self.may_write() {
             Ok(true) => {}
             Ok(false) => {
-                let _ = answer.send(Err(GroupError::CoordinatorNotAvailable)); // who asked may be gone
+                refuse(message, GroupError::CoordinatorNotAvailable);
                 return Ok(());
             }
             Err(end) => {
-                let _ = answer.send(Err(GroupError::NotCoordinator));
+                refuse(message, GroupError::NotCoordinator);
                 return Err(end);
             }
+        }
+        match message {
+            Message::Request(asked) => self.request(asked),
+            Message::Marker { marker, answer } => self.end_transaction(&marker, answer),
+            Message::Read(_) => unreachable!("answered above"),
+        }
+    }
+
+    fn request(&mut self, asked: Asked) -> Result<(), End> {
+        let Asked { client, request, ticket: shown, answer } = asked;
+        if let Err(error) = self.check_producer(&request, shown) {
+            // What it rests on may not be committed yet.
+            self.answer(Box::new(move |outcome: Result<(), GroupError>| {
+                let _ = answer.send(Err(outcome.err().unwrap_or(error))); // who asked may be gone
+            }));
+            return Ok(());
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.asked.insert(ticket, answer);
-        self.step(Event::Request { ticket, client, request })
+        self.step(Event::Request { ticket, client, request }, shown)
     }
 
     fn tick(&mut self) -> Result<(), End> {
@@ -277,7 +306,7 @@ impl Loaded {
             self.held_until = Some(Instant::now() + GROUP_RETRY_PAUSE);
             return Ok(());
         }
-        self.step(Event::Tick)
+        self.step(Event::Tick, None)
     }
 
     /// The cluster's topics have changed.
@@ -294,20 +323,21 @@ impl Loaded {
         let deleted: Vec<Name> = self.topics.names().filter(is_gone).cloned().collect();
         self.topics = topics.clone();
         if !deleted.is_empty() {
-            self.step(Event::TopicsDeleted(deleted))?;
+            self.step(Event::TopicsDeleted(deleted), None)?;
         }
-        self.step(Event::Topics { version, topics })
+        self.step(Event::Topics { version, topics }, None)
     }
 
-    fn step(&mut self, event: Event) -> Result<(), End> {
+    /// `shown`: with the transactional batch of this step.
+    fn step(&mut self, event: Event, shown: Option<VerificationTicket>) -> Result<(), End> {
         self.groups.step(self.clock.now_ms(), event, &mut self.effects);
-        self.carry_out()
+        self.carry_out(shown)
     }
 
-    fn carry_out(&mut self) -> Result<(), End> {
+    fn carry_out(&mut self, shown: Option<VerificationTicket>) -> Result<(), End> {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
-                Effect::Append { records, transaction } => self.append(&records, transaction)?,
+                Effect::Append { records, transaction } => self.append(&records, transaction, shown)?,
                 Effect::Answer { ticket, answer } => {
                     let Some(asked) = self.asked.remove(&ticket) else { continue };
                     if let Answer::CommitOffsets(Ok(offsets)) = &answer {
@@ -331,53 +361,9 @@ impl Loaded {
         }
     }
 
-    fn append(&mut self, records: &[Record], transaction: Option<(ProducerId, i16)>) -> Result<(), End> {
-        let now_ms = self.node.now_ms();
-        let partition = self.shard.partition;
-        let batch = batch::encode(records, transaction, now_ms).map_err(|error| {
-            tracing::error!(partition, "a batch of groups cannot be read back: {error}");
-            End::Reload
-        })?;
-        let refused = |refusal: &dyn std::fmt::Display| {
-            tracing::warn!(
-                partition,
-                "records of groups cannot be appended: {refusal}; they are loaded anew"
-            );
-            End::Reload
-        };
-        if let Some(raft) = &self.partition.terms().raft {
-            let proposed = self.partition.propose(&self.node, raft, &batch, true);
-            let proposal = proposed.map_err(|refusal| refused(&refusal))?;
-            let (partition, epoch) = (self.partition.clone(), self.shard.epoch);
-            let committed = Box::pin(async move {
-                match proposal.outcome().await {
-                    // A proposal cannot name its term; one that waited may have come into another.
-                    Ok(appended) if partition.epoch_at(appended.base_offset) == epoch => Ok(()),
-                    Ok(_) | Err(_) => Err(End::Reload),
-                }
-            });
-            self.pending.push_back(Pending { committed, answers: Vec::new() });
-            return Ok(());
-        }
-        let epoch = Some(self.shard.epoch);
-        let appended = self.partition.append_in(&self.node, &batch, true, now_ms, epoch);
-        let appended = appended.map_err(|refusal| refused(&refusal))?;
-        if let Some(wait) = appended.waits {
-            let partition = self.partition.clone();
-            let committed = Box::pin(async move {
-                match partition.wait_acked(&wait).await {
-                    // Committed is committed, with however few replicas.
-                    Ok(()) | Err(AckFailure::NotEnoughReplicas) => Ok(()),
-                    Err(AckFailure::NotLeader | AckFailure::Unavailable(_)) => Err(End::Stop),
-                }
-            });
-            self.pending.push_back(Pending { committed, answers: Vec::new() });
-        }
-        Ok(())
-    }
-
     fn release_front(&mut self) {
         let done = self.pending.pop_front().expect("the front was waited for");
+        self.committed += 1;
         for release in done.answers {
             release(Ok(()));
         }
@@ -409,14 +395,6 @@ impl Loaded {
         let (groups, members) = self.groups.totals();
         self.shard.groups.store(groups as u64, Ordering::Relaxed);
         self.shard.members.store(members as u64, Ordering::Relaxed);
-    }
-}
-
-/// Waits for the first append on its way; for ever if there is none.
-async fn front(pending: &mut VecDeque<Pending>) -> Result<(), End> {
-    match pending.front_mut() {
-        Some(pending) => pending.committed.as_mut().await,
-        None => std::future::pending().await,
     }
 }
 

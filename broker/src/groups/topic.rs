@@ -7,7 +7,8 @@ use highwater_coordinator::WriteError;
 use highwater_coordinator::core::{NewTopic, Refusal};
 use highwater_groups::core::shard::partition_of;
 use highwater_model::TopicId;
-use highwater_model::limits::OFFSETS_TOPIC_SEGMENT_BYTES;
+use highwater_model::limits::{GROUP_BROKERS_WAIT, OFFSETS_TOPIC_SEGMENT_BYTES};
+use tokio::time::Instant;
 
 use super::OFFSETS_TOPIC;
 use crate::handlers::admin;
@@ -45,7 +46,7 @@ async fn topic(node: &Arc<Node>) -> Option<(TopicId, i32)> {
     if let Some(known) = known(node) {
         return Some(known);
     }
-    let _creating = node.groups.creating.lock().await;
+    let mut first_asked = node.groups.creating.lock().await;
     if let Some(known) = known(node) {
         return Some(known);
     }
@@ -53,7 +54,12 @@ async fn topic(node: &Arc<Node>) -> Option<(TopicId, i32)> {
     // broker.
     let brokers =
         node.coordinator.with_state(|state| state.brokers.values().filter(|b| !b.is_draining).count());
+    let first_asked = *first_asked.get_or_insert_with(Instant::now);
+    let is_forming = brokers < node.settings.coordinators.len() && first_asked.elapsed() < GROUP_BROKERS_WAIT;
     let brokers = i16::try_from(brokers).unwrap_or(i16::MAX).max(1);
+    if is_forming && brokers < node.settings.offsets_topic_replication_factor {
+        return None; // clients ask again
+    }
     let configs = [
         ("cleanup.policy", "compact".to_owned()),
         ("compression.type", "producer".to_owned()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use highwater_coordinator::ConfigChange;
-use highwater_coordinator::core::ClusterState;
+use highwater_coordinator::core::{ClusterState, ConfigOpKind};
 use highwater_model::{TopicId, topic_name};
 use highwater_wire::kafka::ResponseError;
 use highwater_wire::kafka::messages::alter_configs_request::AlterConfigsResource;
@@ -93,6 +93,7 @@ pub async fn alter(node: &Arc<Node>, asked: Vec<Asked>, validate_only: bool) -> 
     let twice = admin::duplicates(&keys);
     let judged = keys.iter().zip(changes).map(|(key, change)| match twice.contains(key) {
         true => Err(Denied::new(ResponseError::InvalidRequest, "Each resource must appear at most once.")),
+        false if key.0 == TOPIC && admin::is_internal(&key.1) => change.and_then(kept_internal),
         false => change,
     });
     let run = |wanted| node.coordinator.alter_configs(wanted, validate_only);
@@ -102,4 +103,52 @@ pub async fn alter(node: &Arc<Node>, asked: Vec<Asked>, validate_only: bool) -> 
         Altered { resource_type, name, code, text }
     };
     keys.into_iter().zip(outcomes).map(answer).collect()
+}
+
+/// What the coordinators of internal topics rely on: each key's last record stays, and on the local disk.
+const INTERNAL_SETTINGS: [(&str, &str); 2] =
+    [("cleanup.policy", "compact"), ("remote.storage.enable", "false")];
+
+/// A change of an internal topic's settings that leaves them as its coordinators need them.
+fn kept_internal(change: ConfigChange) -> Result<ConfigChange, Denied> {
+    let is_kept = |(name, value): &(&str, &str)| match &change {
+        ConfigChange::Replace { overrides, .. } => overrides.get(*name).is_some_and(|given| given == value),
+        ConfigChange::Alter { ops, .. } => ops
+            .iter()
+            .filter(|op| op.name == *name)
+            .all(|op| matches!(&op.op, ConfigOpKind::Set(given) if given == value)),
+        ConfigChange::Broker { .. } => true,
+    };
+    match INTERNAL_SETTINGS.iter().find(|setting| !is_kept(setting)) {
+        None => Ok(change),
+        Some((name, value)) => {
+            let text = format!("{name} of an internal topic is {value}.");
+            Err(Denied::new(ResponseError::InvalidConfig, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use highwater_coordinator::core::ConfigOp;
+
+    use super::*;
+
+    #[test]
+    fn internal_topics_keep_what_their_coordinators_need() {
+        let topic_id = TopicId::NONE;
+        let op = |name: &str, op| ConfigOp { name: name.to_owned(), op };
+        let alter = |op| kept_internal(ConfigChange::Alter { topic_id, ops: vec![op] }).is_ok();
+        assert!(alter(op("segment.bytes", ConfigOpKind::Set("1048576".into()))));
+        assert!(alter(op("cleanup.policy", ConfigOpKind::Set("compact".into()))));
+        assert!(!alter(op("cleanup.policy", ConfigOpKind::Append("delete".into()))));
+        assert!(!alter(op("cleanup.policy", ConfigOpKind::Delete)));
+        assert!(!alter(op("remote.storage.enable", ConfigOpKind::Set("true".into()))));
+        let replace = |overrides: &[(&str, &str)]| {
+            let overrides = overrides.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            kept_internal(ConfigChange::Replace { topic_id, overrides }).is_ok()
+        };
+        assert!(!replace(&[("cleanup.policy", "compact")]));
+        assert!(replace(&[("cleanup.policy", "compact"), ("remote.storage.enable", "false")]));
+    }
 }

@@ -41,6 +41,11 @@ pub async fn handle(
 }
 
 fn growth(state: &ClusterState, topic: &CreatePartitionsTopic) -> Result<NewPartitions, Denied> {
+    if admin::is_internal(&topic.name) {
+        // What lies in them is found by the number of partitions.
+        let text = "The partitions of an internal topic cannot be changed.";
+        return Err(Denied::new(ResponseError::InvalidRequest, text));
+    }
     let found = state.topic_by_name(&topic.name).ok_or_else(|| {
         let text = "This server does not host this topic-partition.";
         Denied::new(ResponseError::UnknownTopicOrPartition, text)

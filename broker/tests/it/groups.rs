@@ -21,11 +21,11 @@ use highwater_wire::kafka::protocol::StrBytes;
 
 use crate::it::harness::*;
 
-fn text(text: &str) -> StrBytes {
+pub fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
-fn group(id: &str) -> GroupId {
+pub fn group(id: &str) -> GroupId {
     GroupId(text(id))
 }
 
@@ -42,7 +42,7 @@ async fn harness() -> Harness {
 }
 
 /// Asks for the coordinator until every shard is loaded.
-async fn coordinator(client: &mut Client, id: &str) {
+pub async fn coordinator(client: &mut Client, id: &str) {
     let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text(id)]);
     let found: FindCoordinatorResponse = client.call(api::FIND_COORDINATOR, 6, &request).await;
     let one = &found.coordinators[0];
@@ -57,7 +57,7 @@ async fn coordinator(client: &mut Client, id: &str) {
     }
 }
 
-fn join_request(id: &str, member: &str, metadata: &'static [u8]) -> JoinGroupRequest {
+pub fn join_request(id: &str, member: &str, metadata: &'static [u8]) -> JoinGroupRequest {
     let protocol = JoinGroupRequestProtocol::default()
         .with_name(text("range"))
         .with_metadata(Bytes::from_static(metadata));
@@ -71,13 +71,13 @@ fn join_request(id: &str, member: &str, metadata: &'static [u8]) -> JoinGroupReq
 }
 
 /// A member id from the coordinator (KIP-394).
-async fn member_id(client: &mut Client, id: &str) -> String {
+pub async fn member_id(client: &mut Client, id: &str) -> String {
     let joined: JoinGroupResponse = client.call(api::JOIN_GROUP, 9, &join_request(id, "", b"m")).await;
     assert_eq!(joined.error_code, 79, "{joined:?}");
     joined.member_id.to_string()
 }
 
-async fn sync(
+pub async fn sync(
     client: &mut Client,
     id: &str,
     generation: i32,
@@ -99,7 +99,7 @@ async fn sync(
     client.call(api::SYNC_GROUP, 5, &request).await
 }
 
-async fn heartbeat(client: &mut Client, id: &str, generation: i32, member: &str) -> i16 {
+pub async fn heartbeat(client: &mut Client, id: &str, generation: i32, member: &str) -> i16 {
     let request = HeartbeatRequest::default()
         .with_group_id(group(id))
         .with_generation_id(generation)
@@ -109,7 +109,7 @@ async fn heartbeat(client: &mut Client, id: &str, generation: i32, member: &str)
 }
 
 /// Commits an offset for `partition` of `topic`; the partition's code.
-async fn commit(
+pub async fn commit(
     client: &mut Client,
     version: i16,
     id: &str,
@@ -131,7 +131,7 @@ async fn commit(
 }
 
 /// Error and committed offset of partition 0 of `t`.
-async fn fetch_offset(client: &mut Client, version: i16, id: &str) -> (i16, i64) {
+pub async fn fetch_offset(client: &mut Client, version: i16, id: &str) -> (i16, i64) {
     let request = OffsetFetchRequest::default();
     if version >= 8 {
         let topic = OffsetFetchRequestTopics::default().with_name(name("t")).with_partition_indexes(vec![0]);

@@ -36,6 +36,10 @@ pub enum GroupError {
     InvalidRequest = 42,
     #[error("the producer's epoch is older than one seen before")]
     InvalidProducerEpoch = 47,
+    #[error("the producer is in no transaction that may write this")]
+    InvalidTxnState = 48,
+    #[error("the producer's last transaction has not ended yet")]
+    ConcurrentTransactions = 51,
     #[error("the group is not empty")]
     NonEmptyGroup = 68,
     #[error("the group does not exist")]

@@ -23,7 +23,7 @@ fn bootstrap(specs: &[Spec]) -> String {
 }
 
 /// Waits until every replica of every partition is in sync.
-fn wait_in_sync(node: &Highwater) {
+pub fn wait_in_sync(node: &Highwater) {
     let mut last = String::new();
     let settled = until(PATIENCE, || {
         let status = node.ask("cluster", &["status"]);

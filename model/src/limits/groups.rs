@@ -65,3 +65,14 @@ pub const GROUP_COUNT_PAUSE: std::time::Duration = std::time::Duration::from_sec
 pub const GROUPS_PER_REQUEST_MAX: usize = 10_000;
 /// Bytes of a segment of `__consumer_offsets` (Kafka's `offsets.topic.segment.bytes`).
 pub const OFFSETS_TOPIC_SEGMENT_BYTES: usize = 100 * 1024 * 1024;
+/// How many times what counts of it a shard's log holds before it is written once more.
+pub const GROUP_REWRITE_FACTOR: u64 = 4;
+/// Bytes, about, that a shard writes at a time when it writes its state once more; one group may take more.
+pub const GROUP_REWRITE_PART_BYTES: usize = 512 * 1024;
+/// Bytes, about, of one batch of it; one record may take more.
+pub const GROUP_REWRITE_BATCH_BYTES: usize = 1024 * 1024;
+/// Pause between two parts of it, so that requests have the larger share.
+pub const GROUP_REWRITE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long `__consumer_offsets`, once wanted, waits for the brokers of a cluster that is being formed, so
+/// that it does not get too few replicas for good.
+pub const GROUP_BROKERS_WAIT: std::time::Duration = std::time::Duration::from_secs(30);

@@ -35,13 +35,18 @@ const GROUP_ERROR_SINCE: i16 = 2;
 /// Since then a fetch tells leader epochs.
 const LEADER_EPOCH_SINCE: i16 = 5;
 
-/// The topic's id, if it has that partition.
-fn find(node: &Node, topic: &str, partition: i32) -> Result<TopicId, GroupError> {
-    let found = node.coordinator.with_state(|state| {
-        let topic = state.topic_by_name(topic)?;
-        topic.partition(partition).map(|_| topic.id)
-    });
-    found.ok_or(GroupError::UnknownTopicOrPartition)
+/// The id of each partition's topic, if it has that partition.
+pub(in crate::handlers) fn find<'a>(
+    node: &Node,
+    wanted: impl Iterator<Item = (&'a str, i32)>,
+) -> Vec<Result<TopicId, GroupError>> {
+    node.coordinator.with_state(|state| {
+        let one = |(name, partition)| {
+            let topic = state.topic_by_name(name)?;
+            topic.partition(partition).map(|_| topic.id)
+        };
+        wanted.map(|wanted| one(wanted).ok_or(GroupError::UnknownTopicOrPartition)).collect()
+    })
 }
 
 pub async fn commit(
@@ -51,17 +56,19 @@ pub async fn commit(
     request: OffsetCommitRequest,
 ) -> OffsetCommitResponse {
     let mut offsets = Vec::new();
+    let wanted = request.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
+    });
     // For each partition in order: refused here, or judged by the group.
-    let mut judged: Vec<Result<(), GroupError>> = Vec::new();
+    let judged = find(node, wanted);
+    let mut found = judged.iter();
     for topic in &request.topics {
         let topic_name = name(&topic.name.0);
         for partition in &topic.partitions {
-            let found = find(node, &topic_name, partition.partition_index);
-            judged.push(found.map(drop));
-            let Ok(topic_id) = found else { continue };
+            let Some(Ok(topic_id)) = found.next() else { continue };
             offsets.push(CommitOffset {
                 topic: topic_name.clone(),
-                topic_id: Some(topic_id),
+                topic_id: Some(*topic_id),
                 partition: partition.partition_index,
                 offset: partition.committed_offset,
                 leader_epoch: partition.committed_leader_epoch,
@@ -102,17 +109,17 @@ pub async fn commit(
 }
 
 /// One code for each partition: what it was refused for, or what the group says of it, or of all.
-fn codes(
-    judged: Vec<Result<(), GroupError>>,
+pub(in crate::handlers) fn codes(
+    judged: Vec<Result<TopicId, GroupError>>,
     outcome: Result<Vec<Result<(), GroupError>>, GroupError>,
 ) -> Vec<i16> {
     let (mut each, all) = match outcome {
         Ok(each) => (each.into_iter(), MISMATCH),
         Err(error) => (Vec::new().into_iter(), error),
     };
-    let code = |one: Result<(), GroupError>| match one {
+    let code = |one: Result<TopicId, GroupError>| match one {
         Err(error) => error.code(),
-        Ok(()) => match each.next() {
+        Ok(_) => match each.next() {
             Some(Ok(())) => 0,
             Some(Err(error)) => error.code(),
             None => all.code(),
@@ -250,17 +257,14 @@ pub async fn delete(
     _version: i16,
     request: OffsetDeleteRequest,
 ) -> OffsetDeleteResponse {
-    let mut partitions = Vec::new();
-    let mut judged = Vec::new();
-    for topic in &request.topics {
-        for partition in &topic.partitions {
-            let found = find(node, topic.name.as_str(), partition.partition_index).map(drop);
-            if found.is_ok() {
-                partitions.push((name(&topic.name.0), partition.partition_index));
-            }
-            judged.push(found);
-        }
-    }
+    let wanted = || {
+        request.topics.iter().flat_map(|topic| {
+            topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
+        })
+    };
+    let judged = find(node, wanted());
+    let known = wanted().zip(&judged).filter(|(_, found)| found.is_ok());
+    let partitions = known.map(|((topic, partition), _)| (Name::from(topic), partition)).collect();
     let group = name(&request.group_id.0);
     let delete = DeleteOffsets { group: group.clone(), partitions };
     let outcome = match call(node, &group, client, Request::DeleteOffsets(delete)).await {
@@ -290,7 +294,8 @@ mod tests {
     #[test]
     fn each_partition_gets_its_own_code() {
         let (gone, large) = (GroupError::UnknownTopicOrPartition, GroupError::OffsetMetadataTooLarge);
-        let judged = vec![Ok(()), Err(gone), Ok(()), Ok(())];
+        let there = Ok(TopicId::NONE);
+        let judged = vec![there, Err(gone), there, there];
         assert_eq!(codes(judged.clone(), Ok(vec![Ok(()), Err(large), Ok(())])), [0, 3, 12, 0]);
         assert_eq!(codes(judged, Err(GroupError::IllegalGeneration)), [22, 3, 22, 22]);
         assert_eq!(codes(vec![Err(gone)], Ok(Vec::new())), [3]);

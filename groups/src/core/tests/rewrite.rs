@@ -1,6 +1,8 @@
 //! The state written once more, so that the log before it may go. The random tests (`random.rs`) take passes
 //! at any moment as well.
 
+use super::super::machine::Group;
+use super::super::records::{Record, Value};
 use super::super::request::*;
 use super::super::settings::Settings;
 use super::super::types::Name;
@@ -125,4 +127,25 @@ fn transactions_without_a_pause_do_not_keep_the_pass_from_its_end() {
     commit_in(&mut notebook, 1, "g", 0, 1);
     assert!(notebook.rewrite(usize::MAX), "what waited was written with the marker");
     agree(&notebook);
+}
+
+#[test]
+fn a_rebalance_under_way_is_written_as_it_was_before() {
+    let mut notebook = Notebook::new(Settings::default());
+    let mut tell = |line: &str| {
+        let request = notebook.parse(line);
+        notebook.request("c", request);
+        notebook.advance(3_000);
+    };
+    tell("join g v=3");
+    tell("sync g member=c~1 gen=1 assign=c~1:a0.a1");
+    tell("join g v=3");
+    let Some(Group::Classic(group)) = notebook.groups.group("g") else { panic!("it is there") };
+    assert_eq!((group.state.name(), group.members.len()), ("PreparingRebalance", 2));
+    while !notebook.rewrite(usize::MAX) {}
+    let [Logged::Record(None, key, value)] = &notebook.log[..] else { panic!("{:?}", notebook.log) };
+    let record = Record::decode(key, value.as_deref()).expect("whole").expect("known");
+    let Some(Value::Classic(value)) = record.value else { panic!("{record:?}") };
+    assert_eq!((value.generation, value.members.len()), (1, 1));
+    assert!(!value.members[0].assignment.is_empty(), "with what the member has");
 }
