@@ -102,6 +102,11 @@ pub struct Metrics {
     pub group_members: Gauge,
     /// Shards of groups that were given up and loaded anew because an append failed.
     pub group_reloads: Counter,
+    /// Times that a shard's state was written once more and the log before it given up.
+    pub group_rewrites: Counter,
+    /// Transactional ids whose coordinator this node is, and shards of them that were loaded anew.
+    pub transactional_ids: Gauge,
+    pub transaction_reloads: Counter,
     /// One fdatasync of the local log.
     pub fsync_seconds: Histogram,
     /// One segment from seal to publish.
@@ -170,6 +175,10 @@ impl Metrics {
             groups: r.gauge("groups", "Groups whose coordinator this node is"),
             group_members: r.gauge("group_members", "Members of those groups"),
             group_reloads: r.counter("group_reloads", "Loads of groups anew because an append failed"),
+            group_rewrites: r.counter("group_rewrites", "Partitions of groups written anew"),
+            transactional_ids: r.gauge("transactional_ids", "Transactional ids coordinated by this node"),
+            transaction_reloads: r
+                .counter("transaction_reloads", "Loads of transactions anew because an append failed"),
             fsync_seconds: r.histogram("fsync", "Time of one fdatasync of the local log"),
             offload_seconds: r.histogram("offload", "Time of one segment from seal to publish"),
             offloaded_segments: r.counter("offloaded_segments", "Segments published in a manifest"),

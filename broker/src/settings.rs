@@ -204,6 +204,8 @@ settings! {
         "Partitions of __consumer_offsets, which is created when a client first asks for a group's coordinator; they cannot be changed later.";
     offsets_topic_replication_factor: i16 = parse::replication_factor, "3",
         "Replicas of each partition of __consumer_offsets; as many as there are brokers, if those are fewer when it is created.";
+    offsets_topic_rewrite_bytes: u64 = parse::bytes, "16MiB",
+        "A partition of __consumer_offsets is written anew, and its old part given up, once it holds this much and four times what counts of it.";
     offsets_retention_minutes: u64 = parse::positive_number, "10080",
         "How long the offsets of a group without members are kept, in minutes.";
     offsets_retention_check_interval_ms: u64 = parse::millis, "10min",
@@ -228,6 +230,14 @@ settings! {
         "Which changes between the classic and the consumer protocol a group with members may make: disabled, upgrade, downgrade or bidirectional.";
     group_consumer_regex_refresh_interval_ms: u64 = parse::millis, "10min",
         "How often the topics of consumers that subscribe by a pattern are looked for anew.";
+    transaction_state_topic_num_partitions: i32 = parse::partitions, "50",
+        "Partitions of __transaction_state, which is created when a client first asks for a transaction's coordinator; they cannot be changed later.";
+    transaction_state_topic_replication_factor: i16 = parse::replication_factor, "3",
+        "Replicas of each partition of __transaction_state; as many as there are brokers, if those are fewer when it is created.";
+    transaction_max_timeout_ms: i32 = parse::timeout, "15min",
+        "Longest transaction timeout that a producer may ask for.";
+    transactional_id_expiration_ms: u64 = parse::millis, "168h",
+        "How long a transactional id is remembered that nobody uses.";
     retention_check_ms: u64 = parse::millis, "30s",
         "How often retention is checked.";
     drain_timeout_ms: u64 = parse::millis, "10s",

@@ -9,10 +9,13 @@ mod it {
     mod doors;
     mod fetch;
     mod groups;
+    mod groups_log;
     mod offsets;
     mod produce;
     mod raft;
     mod restart;
     mod rot;
     mod tier;
+    mod transactions;
+    mod transactions_admin;
 }

@@ -219,7 +219,6 @@ pub fn bytes_or_zero(value: &str) -> Result<u64, String> {
         .ok_or_else(|| "it is too large".to_owned())
 }
 
-/// A time in milliseconds, at least 1 and at most 30 days.
 /// A time as [`millis`] takes it that Kafka's protocol can carry.
 pub fn timeout(value: &str) -> Result<i32, String> {
     i32::try_from(millis(value)?).map_err(|_| "at most 2147483647ms is possible".to_owned())
@@ -233,6 +232,7 @@ pub fn delay(value: &str) -> Result<i32, String> {
     }
 }
 
+/// A number from 1 on.
 pub fn positive_number(value: &str) -> Result<u64, String> {
     match value.parse::<u32>() {
         Ok(number) if number > 0 => Ok(u64::from(number)),
@@ -240,6 +240,7 @@ pub fn positive_number(value: &str) -> Result<u64, String> {
     }
 }
 
+/// `group.consumer.migration.policy`
 pub fn migration(value: &str) -> Result<Migration, String> {
     match value.to_ascii_lowercase().as_str() {
         "disabled" => Ok(Migration::Disabled),
@@ -250,6 +251,7 @@ pub fn migration(value: &str) -> Result<Migration, String> {
     }
 }
 
+/// A time in milliseconds, at least 1 and at most 30 days.
 pub fn millis(value: &str) -> Result<u64, String> {
     // "ms" before "s", or 10ms would be read as 10m seconds.
     let units = [("ms", 1), ("min", 60_000), ("s", 1_000), ("h", 3_600_000)];
