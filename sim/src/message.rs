@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use highwater_broker::core::raft_election::Greeting;
 use highwater_broker::replica::{FetchAnswer, FollowerFetch};
 use highwater_coordinator::core::{ClusterState, Command, Refusal, Reply};
 use highwater_model::Offset;
@@ -103,10 +104,10 @@ pub enum Message {
 
     /// Between replicas of a Raft group.
     Raft(RaftMessage),
-    /// A node lives, and since which start.
+    /// A node lives: since which start, and whom it does not hear.
     Greeting {
         node: u64,
-        boot: u64,
+        said: Greeting,
         is_answer: bool,
     },
     /// The connection to a node broke.
@@ -192,7 +193,9 @@ impl fmt::Display for Message {
                 crate::broker::brief_answer(answer, f)
             }
             Message::Raft(message) => message.fmt(f),
-            Message::Greeting { node, boot, .. } => write!(f, "greeting {node}/{boot}"),
+            Message::Greeting { node, said, .. } => {
+                write!(f, "greeting {node}/{} unheard {:?}", said.boot, said.unheard)
+            }
             Message::PeerLost { node } => write!(f, "lost {node}"),
             Message::WhichReplica { partition, .. } => write!(f, "which replica of p{partition}"),
             Message::ReplicaIs { partition, node, replica, .. } => {

@@ -6,7 +6,8 @@
 //! no pre-vote, so a candidate asks first: peers that hear the leader, or have a longer log, say no, and no
 //! term is spent; a node that comes back does not unseat a leader that others follow. Who has given its vote
 //! leaves that candidate time: a term beyond the new leader's would make it stumble at its next entry.
-//! Nothing here bears on safety: that is openraft's. Invariant 17.
+//! A node says in its greetings whom it does not hear: a leader that hears no majority is heard in vain, and
+//! its followers count it as gone. Nothing here bears on safety: that is openraft's. Invariant 17.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,12 +16,20 @@ use highwater_model::limits::{RAFT_CANDIDATE_STEP_MS, RAFT_LEASE_MS, RAFT_SILENT
 
 use super::raft_side::{EntryId, Members, ReplicaId};
 
+/// What a node says of itself when it greets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Greeting {
+    /// Chosen anew at each start of the node's process.
+    pub boot: u64,
+    /// Nodes of its groups of which it has heard nothing for `RAFT_SILENT_MS`.
+    pub unheard: BTreeSet<NodeId>,
+}
+
 /// What is known of another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Heard {
     at_ms: i64,
-    /// Chosen anew at each start of the node's process.
-    boot: u64,
+    said: Greeting,
     /// Its connection broke and it has not answered since.
     is_lost: bool,
 }
@@ -29,21 +38,47 @@ struct Heard {
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
     heard: BTreeMap<NodeId, Heard>,
+    /// Nodes that share a group with this one, each since when it is listened for.
+    wanted: BTreeMap<NodeId, i64>,
+    listened_at_ms: Option<i64>,
 }
 
 impl Peers {
-    /// A node has said something. True if it was not known, or has started anew: what it led, it leads no
-    /// more.
-    pub fn heard(&mut self, now_ms: i64, node: NodeId, boot: u64) -> bool {
-        let before = self.heard.insert(node, Heard { at_ms: now_ms, boot, is_lost: false });
-        let is_new = before.is_none_or(|before| before.boot != boot);
+    /// A node has greeted, or answered. True if it has started anew since it was heard last: what it led, it
+    /// leads no more. One that is heard for the first time may have come to lead before.
+    pub fn heard(&mut self, now_ms: i64, node: NodeId, said: Greeting) -> bool {
+        let boot = said.boot;
+        let before = self.heard.insert(node, Heard { at_ms: now_ms, said, is_lost: false });
+        let is_new = before.is_some_and(|before| before.said.boot != boot);
         debug_assert!(self.is_alive(now_ms, node));
         is_new
     }
 
+    /// To be called at each tick with the nodes that share a group with this one. Who was not listened for,
+    /// be it that this process slept, is given time to be heard.
+    pub fn listen(&mut self, now_ms: i64, nodes: &BTreeSet<NodeId>) {
+        let slept = self.listened_at_ms.is_none_or(|at| now_ms - at > RAFT_LEASE_MS as i64);
+        self.listened_at_ms = Some(now_ms);
+        self.wanted.retain(|node, _| !slept && nodes.contains(node));
+        for node in nodes {
+            self.wanted.entry(*node).or_insert(now_ms);
+        }
+        debug_assert_eq!(self.wanted.len(), nodes.len());
+    }
+
+    /// What this node is to say of itself.
+    pub fn greeting(&self, now_ms: i64, boot: u64) -> Greeting {
+        let is_silent = |node: NodeId, since_ms: i64| {
+            let heard_ms = self.heard.get(&node).map_or(since_ms, |heard| heard.at_ms);
+            now_ms - heard_ms.max(since_ms) >= RAFT_SILENT_MS
+        };
+        let unheard = self.wanted.iter().filter(|(node, since_ms)| is_silent(**node, **since_ms));
+        Greeting { boot, unheard: unheard.map(|(node, _)| *node).collect() }
+    }
+
     /// The start of a node's process that is heard now.
     pub fn boot(&self, now_ms: i64, node: NodeId) -> Option<u64> {
-        self.heard.get(&node).filter(|_| self.is_alive(now_ms, node)).map(|heard| heard.boot)
+        self.heard.get(&node).filter(|_| self.is_alive(now_ms, node)).map(|heard| heard.said.boot)
     }
 
     /// A node's connection broke, or it cannot be reached.
@@ -56,6 +91,14 @@ impl Peers {
     pub fn is_alive(&self, now_ms: i64, node: NodeId) -> bool {
         let is_fresh = |heard: &Heard| !heard.is_lost && now_ms - heard.at_ms < RAFT_SILENT_MS;
         self.heard.get(&node).is_some_and(is_fresh)
+    }
+
+    /// Whether a node has said that it hears no majority of these members: what it leads of them it leads in
+    /// vain.
+    fn is_deaf(&self, node: NodeId, members: &Members) -> bool {
+        let Some(unheard) = self.heard.get(&node).map(|heard| &heard.said.unheard) else { return false };
+        let hears = |replica: &ReplicaId| members.nodes.get(replica).is_some_and(|on| !unheard.contains(on));
+        !unheard.is_empty() && !has_majority(members, hears)
     }
 }
 
@@ -87,20 +130,20 @@ impl View<'_> {
         now_ms < self.voted_at_ms.saturating_add(RAFT_LEASE_MS as i64)
     }
 
-    /// Whether the leader's node is heard; this node always is.
+    /// Whether the leader's node is heard, and hears a majority itself; this node always is.
     pub fn hears_leader(&self, now_ms: i64, peers: &Peers) -> bool {
         let node = self.leader.and_then(|leader| self.members.nodes.get(&leader));
-        node.is_some_and(|node| *node == self.node || peers.is_alive(now_ms, *node))
+        let leads = |node: NodeId| peers.is_alive(now_ms, node) && !peers.is_deaf(node, self.members);
+        node.is_some_and(|node| *node == self.node || leads(*node))
     }
 
     /// Whether a majority of the voters is on nodes that are heard: a leader without one takes no writes.
     pub fn hears_majority(&self, now_ms: i64, peers: &Peers) -> bool {
-        let is_here = |replica: &&ReplicaId| {
-            let node = self.members.nodes.get(*replica);
+        let is_here = |replica: &ReplicaId| {
+            let node = self.members.nodes.get(replica);
             node.is_some_and(|node| *node == self.node || peers.is_alive(now_ms, *node))
         };
-        let heard = self.members.voters.iter().flatten().filter(is_here).copied().collect();
-        is_majority(self.members, &heard)
+        has_majority(self.members, is_here)
     }
 
     /// Candidates before this one, the leader left out.
@@ -116,7 +159,12 @@ impl View<'_> {
 
 /// Whether `yes` holds a majority of each set of voters.
 pub fn is_majority(members: &Members, yes: &BTreeSet<ReplicaId>) -> bool {
-    let holds = |set: &BTreeSet<ReplicaId>| 2 * set.intersection(yes).count() > set.len();
+    has_majority(members, |replica| yes.contains(replica))
+}
+
+/// Whether more than half of each set of voters are `counted`.
+fn has_majority(members: &Members, counted: impl Fn(&ReplicaId) -> bool) -> bool {
+    let holds = |set: &BTreeSet<ReplicaId>| 2 * set.iter().filter(|id| counted(id)).count() > set.len();
     !members.voters.is_empty() && members.voters.iter().all(holds)
 }
 
@@ -186,141 +234,4 @@ fn mix(number: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SILENT: i64 = RAFT_SILENT_MS;
-
-    fn members() -> Members {
-        Members::of_voters([(1, 1), (2, 2), (3, 3)].into())
-    }
-
-    fn view(members: &Members, me: u64, leader: Option<u64>) -> View<'_> {
-        let (led_at_ms, voted_at_ms) = (-10_000, -10_000);
-        View { me, node: me, seed: 7, members, leader, term: 1, last: None, led_at_ms, voted_at_ms }
-    }
-
-    fn peers(now_ms: i64, nodes: &[u64]) -> Peers {
-        let mut peers = Peers::default();
-        for node in nodes {
-            assert!(peers.heard(now_ms, *node, 1));
-        }
-        peers
-    }
-
-    #[test]
-    fn nobody_stands_while_the_leader_lives() {
-        let members = members();
-        let mut candidacy = Candidacy::default();
-        let mut peers = peers(0, &[1, 3]);
-        assert!(!candidacy.stands(SILENT - 1, &view(&members, 2, Some(1)), &peers));
-        assert!(!peers.heard(SILENT, 1, 1), "the same start");
-        for now in (0..SILENT).step_by(100) {
-            assert!(!candidacy.stands(SILENT + now, &view(&members, 2, Some(1)), &peers));
-        }
-        assert!(!Candidacy::default().stands(9, &view(&members, 2, Some(2)), &peers), "it leads itself");
-    }
-
-    #[test]
-    fn candidates_come_one_after_another() {
-        let members = members();
-        let peers = peers(0, &[2, 3]);
-        let mut first = Vec::new();
-        for me in [2, 3] {
-            let mut candidacy = Candidacy::default();
-            let stands = |now: &i64| candidacy.stands(*now, &view(&members, me, Some(1)), &peers);
-            first.push((0..5_000).find(stands).expect("stands in the end"));
-        }
-        first.sort_unstable();
-        assert_eq!(first[1] - first[0], RAFT_CANDIDATE_STEP_MS);
-    }
-
-    #[test]
-    fn a_candidate_leaves_an_election_time_and_a_learner_never_stands() {
-        let members = members();
-        let peers = peers(0, &[2]);
-        let mut candidacy = Candidacy::default();
-        let at =
-            (0..5_000).find(|now| candidacy.stands(*now, &view(&members, 2, None), &peers)).expect("stands");
-        candidacy.elects(at, &view(&members, 2, None));
-        let again = (at + 1..at + 9_000).find(|now| candidacy.stands(*now, &view(&members, 2, None), &peers));
-        assert!(again.expect("tries again") >= at + RAFT_LEASE_MS as i64);
-        let mut learner = Candidacy::default();
-        assert!((0..9_000).all(|now| !learner.stands(now, &view(&members, 9, None), &peers)));
-    }
-
-    #[test]
-    fn a_vote_is_promised_only_where_it_unseats_nobody() {
-        let members = members();
-        let id = |term, index| Some(EntryId { term, leader: 1, index });
-        let ask = Ask { candidate: 2, last: id(1, 5) };
-        let mut all = peers(0, &[1, 2]);
-        assert!(!would_vote(9, &ask, &view(&members, 3, Some(1)), &all), "the leader is heard");
-        all.lost(1);
-        assert!(would_vote(9, &ask, &view(&members, 3, Some(1)), &all));
-        let lately = View { led_at_ms: 0, ..view(&members, 3, Some(1)) };
-        assert!(!would_vote(9, &ask, &lately, &all), "openraft's lease");
-        let longer = View { last: id(1, 6), ..view(&members, 3, Some(1)) };
-        assert!(!would_vote(9, &ask, &longer, &all), "it would lose entries");
-        assert!(!would_vote(9, &ask, &view(&members, 3, Some(3)), &all), "it leads itself");
-        let returned = Ask { candidate: 1, last: None };
-        assert!(
-            would_vote(9, &returned, &view(&members, 3, Some(1)), &peers(0, &[1])),
-            "the leader itself asks"
-        );
-    }
-
-    #[test]
-    fn two_that_stood_at_once_do_not_do_so_again() {
-        let members = members();
-        let peers = peers(0, &[2, 3]);
-        let next = |me| {
-            let mut candidacy = Candidacy { tries: 1, ..Candidacy::default() };
-            candidacy.elects(0, &view(&members, me, None));
-            candidacy.next_try_ms
-        };
-        let mut tries = [next(1), next(2), next(3)];
-        tries.sort_unstable();
-        assert!(tries.windows(2).all(|pair| pair[1] - pair[0] >= 3 * RAFT_CANDIDATE_STEP_MS), "{tries:?}");
-        assert!(tries[0] >= RAFT_LEASE_MS as i64);
-        let stood = View { voted_at_ms: 0, ..view(&members, 3, None) };
-        assert!(!would_vote(1, &Ask { candidate: 2, last: None }, &stood, &peers), "it stands itself");
-    }
-
-    #[test]
-    fn who_has_voted_leaves_that_candidate_time() {
-        let members = members();
-        let peers = peers(0, &[1, 2]);
-        let lease = RAFT_LEASE_MS as i64;
-        let voted = View { voted_at_ms: 0, ..view(&members, 3, None) };
-        let ask = Ask { candidate: 1, last: None };
-        let mut candidacy = Candidacy::default();
-        assert!((0..lease).all(|now| !candidacy.stands(now, &voted, &peers)));
-        assert!(!would_vote(lease - 1, &ask, &voted, &peers));
-        assert!(would_vote(lease, &ask, &voted, &peers), "it did not come to lead");
-        assert!(candidacy.stands(lease, &voted, &peers));
-    }
-
-    #[test]
-    fn a_majority_is_one_of_every_set() {
-        let mut members = members();
-        assert!(is_majority(&members, &[1, 2].into()) && !is_majority(&members, &[2, 9].into()));
-        members.voters.push([1, 4, 5].into());
-        assert!(!is_majority(&members, &[1, 2].into()) && is_majority(&members, &[1, 2, 4].into()));
-        assert!(!is_majority(&Members::default(), &[1].into()));
-        let members = super::tests::members();
-        assert!(!view(&members, 1, Some(1)).hears_majority(0, &peers(0, &[])));
-        assert!(view(&members, 1, Some(1)).hears_majority(0, &peers(0, &[3])));
-        assert!(!view(&members, 1, Some(1)).hears_majority(SILENT, &peers(0, &[3])));
-    }
-
-    #[test]
-    fn a_node_that_started_anew_is_told_apart() {
-        let mut peers = peers(0, &[4]);
-        assert!(!peers.heard(5, 4, 1) && peers.heard(6, 4, 2));
-        peers.lost(4);
-        assert!(!peers.is_alive(7, 4));
-        peers.heard(8, 4, 2);
-        assert!(peers.is_alive(9, 4) && !peers.is_alive(8 + SILENT, 4));
-    }
-}
+mod tests;

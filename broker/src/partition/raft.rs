@@ -167,6 +167,19 @@ impl Partition {
         self.lock_any().log().refusal()
     }
 
+    /// Takes away what is damaged of the log, for a replica that begins again with nothing. A sound log stays.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn cut_damage(&self) -> Result<(), LogError> {
+        let mut inner = self.lock_any();
+        inner.log_mut().cut_damage()?;
+        inner.replica.group_wrote();
+        self.high_watermark.store(inner.replica.high_watermark(), Ordering::SeqCst);
+        self.has_lost.store(inner.replica.has_lost(), Ordering::Relaxed);
+        Ok(())
+    }
+
     /// A log that ends below the tier's end goes on there, as for a replica without others.
     ///
     /// # Errors

@@ -232,6 +232,29 @@ fn a_follower_may_begin_past_the_manifest_that_it_knows() {
 }
 
 #[test]
+fn a_damaged_log_is_cut_for_a_replica_that_begins_again() {
+    use highwater_log::disk::Disk;
+    let disk = SimDisk::new();
+    let partition = open(&disk, "9223372036854775807", Manifest::new(0));
+    for _ in 0..3 {
+        append(&partition).expect("appended");
+    }
+    let ticket = partition.draw_flush(false).expect("something to flush");
+    partition.flush_ended(0, ticket.run());
+    drop(partition);
+    let segment = disk.open("00000000000000000000.log").expect("the segment");
+    segment.write_at(&[std::io::IoSlice::new(&[0xff; 8])], 100).expect("writes");
+    let partition = open(&disk, "9223372036854775807", Manifest::new(0));
+    assert!(partition.has_lost() && partition.log_refusal().is_some());
+    partition.cut_damage().expect("cuts");
+    assert!(!partition.has_lost() && partition.log_refusal().is_none());
+    assert_eq!(partition.log_ends().0, 1, "what lies below the damage");
+    partition.cut_damage().expect("a sound log stays");
+    assert_eq!(partition.log_ends().0, 1);
+    partition.lock_any().log_mut().reset_to(0).expect("it is written again");
+}
+
+#[test]
 fn a_group_takes_over_and_hands_back() {
     use highwater_coordinator::core::{Partition as Record, RaftGroup};
     let partition = open(&SimDisk::new(), "9223372036854775807", Manifest::new(0));

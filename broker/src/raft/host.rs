@@ -1,8 +1,8 @@
 //! Every group of this node: what comes in for them, who of the other nodes lives, and elections.
 //!
-//! One task greets peers and looks at the groups each `RAFT_TICK_MS`; a group at rest costs it a few hundred
-//! nanoseconds and the network nothing. Candidates ask peers in one message per peer, whatever the number of
-//! groups (TiKV's store that un-hibernated 300,000 regions when a peer died is the warning).
+//! One task looks at the groups each `RAFT_TICK_MS`, another greets peers; a group at rest costs them a few
+//! hundred nanoseconds and the network nothing. Candidates ask peers in one message per peer, whatever the
+//! number of groups (TiKV's store that un-hibernated 300,000 regions when a peer died is the warning).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +12,20 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use highwater_log::disk::Disk;
-use highwater_model::limits::{RAFT_PRE_VOTES_PER_MESSAGE, RAFT_RPC_MS_MAX, RAFT_SILENT_MS, RAFT_TICK_MS};
+use highwater_model::limits::{
+    RAFT_PRE_VOTES_PER_MESSAGE, RAFT_RESIGN_TRIES, RAFT_RPC_MS_MAX, RAFT_SILENT_MS, RAFT_TICK_MS,
+};
 use highwater_model::{LeaderEpoch, NodeId, TopicPartition};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::OpenError;
 use super::group::{END_NODE, GroupSettings, RaftGroup};
-use super::message::{Answer, PreVote, Request, Transport, Unreached};
+use super::message::{Answer, PreVote, Request, Resigned, Route, Transport, Unreached};
 use super::port::{LeadershipPort, PartitionPort};
 use super::store::{Beginning, Store};
 use super::sync_queue::SyncQueue;
-use crate::core::raft_election::{Ask, Peers, is_majority};
+use crate::core::raft_election::{Ask, Greeting, Peers, is_majority};
 use crate::core::raft_side::ReplicaId;
 
 /// What the groups of one node share.
@@ -73,11 +76,30 @@ impl RaftHost {
 
     /// Looks after peers and groups until `stop`.
     pub async fn run(self: Arc<RaftHost>) {
-        let mut ticks = tokio::time::interval(Duration::from_millis(RAFT_TICK_MS));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // On a task of its own: a group may hold a look at it up for as long as its disk takes, and the node
+        // is not to fall silent for that.
+        let mut greetings = JoinSet::new();
+        greetings.spawn(self.clone().greet_peers());
+        let mut ticks = ticks();
         while !self.is_stopped.load(Ordering::SeqCst) {
             ticks.tick().await;
             self.tick();
+        }
+    }
+
+    async fn greet_peers(self: Arc<RaftHost>) {
+        let mut ticks = ticks();
+        while !self.is_stopped.load(Ordering::SeqCst) {
+            ticks.tick().await;
+            let groups: Vec<_> = self.groups().values().cloned().collect();
+            let mut nodes = BTreeSet::new();
+            for group in groups {
+                nodes.extend(group.members().nodes.values().copied().filter(|node| self.is_peer(*node)));
+            }
+            self.peers().listen(self.now_ms(), &nodes);
+            for node in nodes {
+                self.greet(node);
+            }
         }
     }
 
@@ -141,6 +163,13 @@ impl RaftHost {
     pub async fn close_group(&self, tp: TopicPartition) {
         let group = self.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&tp);
         if let Some(group) = group {
+            // This node lives, and by that the others would take it to lead on.
+            if let Some((members, term)) = group.resignation() {
+                for (to, node) in members.nodes.iter().filter(|(_, node)| self.is_peer(**node)) {
+                    let resigned = Resigned { route: Route { tp, from: group.me, to: *to }, term };
+                    tokio::spawn(resign(self.transport.clone(), *node, resigned));
+                }
+            }
             group.close().await;
         }
     }
@@ -166,9 +195,9 @@ impl RaftHost {
             return Answer::Refused("the node stops".to_owned());
         }
         match request {
-            Request::Greeting { boot } => {
-                self.heard(from, boot);
-                Answer::Greeting { boot: self.boot }
+            Request::Greeting(said) => {
+                self.heard(from, said);
+                Answer::Greeting(self.greeting())
             }
             Request::Append(append) => match self.addressed(append.route.tp, append.route.to) {
                 Ok(group) => group.serve_append(append, self.now_ms()).await,
@@ -183,6 +212,13 @@ impl RaftHost {
                 Err(refused) => refused,
             },
             Request::PreVotes(asks) => self.serve_pre_votes(from, &asks),
+            Request::Resigned(Resigned { route, term }) => match self.addressed(route.tp, route.to) {
+                Ok(group) => {
+                    group.resigned(route.from, term);
+                    Answer::Greeting(self.greeting())
+                }
+                Err(refused) => refused,
+            },
             Request::Replicas(asked) => {
                 let groups = self.groups();
                 let of = |(tp, since_epoch): &(TopicPartition, LeaderEpoch)| {
@@ -240,12 +276,17 @@ impl RaftHost {
         i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 
-    fn heard(self: &Arc<RaftHost>, node: NodeId, boot: u64) {
+    /// What this node says of itself.
+    fn greeting(&self) -> Greeting {
+        self.peers().greeting(self.now_ms(), self.boot)
+    }
+
+    fn heard(self: &Arc<RaftHost>, node: NodeId, said: Greeting) {
         let now_ms = self.now_ms();
         let (is_new, was_away) = {
             let mut peers = self.peers();
             let was_away = !peers.is_alive(now_ms, node);
-            (peers.heard(now_ms, node, boot), was_away)
+            (peers.heard(now_ms, node, said), was_away)
         };
         if !is_new && !was_away {
             return;
@@ -267,10 +308,9 @@ impl RaftHost {
         let now_ms = self.now_ms();
         let groups: Vec<_> = self.groups().values().cloned().collect();
         let peers = self.peers().clone();
-        let (mut candidates, mut nodes) = (Vec::new(), BTreeSet::new());
+        let mut candidates = Vec::new();
         for group in groups {
             let wish = group.tick(now_ms, &peers);
-            nodes.extend(group.members().nodes.values().copied().filter(|node| self.is_peer(*node)));
             if let Some(ask) = wish.stands {
                 candidates.push(Candidate { group: group.clone(), ask, yes: BTreeSet::from([group.me]) });
             }
@@ -280,9 +320,6 @@ impl RaftHost {
             if wish.heartbeat {
                 tokio::spawn(async move { group.heartbeat().await });
             }
-        }
-        for node in nodes {
-            self.greet(node);
         }
         if !candidates.is_empty() {
             tokio::spawn(self.clone().stand(candidates));
@@ -297,9 +334,9 @@ impl RaftHost {
         let host = self.clone();
         tokio::spawn(async move {
             let deadline = Duration::from_millis(RAFT_SILENT_MS as u64 / 2);
-            let answer = host.transport.call(node, Request::Greeting { boot: host.boot }, deadline).await;
+            let answer = host.transport.call(node, Request::Greeting(host.greeting()), deadline).await;
             match answer {
-                Ok(Answer::Greeting { boot }) => host.heard(node, boot),
+                Ok(Answer::Greeting(said)) => host.heard(node, said),
                 // It stops, and leads no more.
                 Ok(Answer::Refused(_)) => host.peers().lost(node),
                 Ok(_) => {}
@@ -364,6 +401,25 @@ impl RaftHost {
             group.elect(host.now_ms(), &peers).await;
         });
     }
+}
+
+/// Tells one of a group that its leader leads no more, until that has been heard; who cannot be reached for so
+/// long takes the node to be gone anyway.
+async fn resign(transport: Arc<dyn Transport>, node: NodeId, resigned: Resigned) {
+    for _ in 0..RAFT_RESIGN_TRIES {
+        let deadline = Duration::from_millis(RAFT_SILENT_MS as u64 / 2);
+        if transport.call(node, Request::Resigned(resigned), deadline).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(RAFT_TICK_MS)).await;
+    }
+}
+
+/// When groups are looked at, and peers greeted.
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(Duration::from_millis(RAFT_TICK_MS));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Leaders say that they lead, one after another.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use highwater_model::{LeaderEpoch, NodeId, TopicPartition};
 
 use super::types::Stored;
-use crate::core::raft_election::Ask;
+use crate::core::raft_election::{Ask, Greeting};
 use crate::core::raft_side::{EntryId, ReplicaId, SetMembers, StoredVote};
 
 /// Which replica speaks to which. One that was replaced since answers nothing: its id is not used again.
@@ -34,6 +34,12 @@ pub struct VoteAsk {
     pub last: Option<EntryId>,
 }
 
+#[derive(Clone, Copy, Debug)]
+pub struct Resigned {
+    pub route: Route,
+    pub term: u64,
+}
+
 #[derive(Clone, Debug)]
 pub struct PreVote {
     pub tp: TopicPartition,
@@ -52,14 +58,14 @@ pub struct SnapshotSend {
 
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// Keeps the stream and tells that the node lives. `boot` differs from start to start.
-    Greeting {
-        boot: u64,
-    },
+    /// Keeps the stream and tells that the node lives, and whom it does not hear.
+    Greeting(Greeting),
     Append(Append),
     Vote(VoteAsk),
     PreVotes(Vec<PreVote>),
     Snapshot(SnapshotSend),
+    /// The replica led in this term and leads no more, though its node lives. Answered by a greeting.
+    Resigned(Resigned),
     /// Which replicas the node has of these partitions, in the group that is since the leader epoch: one of
     /// an earlier group would mix two logs.
     Replicas(Vec<(TopicPartition, LeaderEpoch)>),
@@ -77,9 +83,7 @@ pub enum AppendAnswer {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    Greeting {
-        boot: u64,
-    },
+    Greeting(Greeting),
     Append(AppendAnswer),
     Vote {
         vote: StoredVote,

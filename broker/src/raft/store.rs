@@ -385,6 +385,13 @@ impl Store {
         self.lock().side.state().vote.map_or(0, |vote| vote.term)
     }
 
+    /// The term that this replica leads, or led last and has voted in no later one.
+    pub(super) fn led_term(&self) -> Option<u64> {
+        let inner = self.lock();
+        let state = inner.side.state();
+        state.vote.filter(|vote| vote.is_committed && vote.replica == state.replica).map(|vote| vote.term)
+    }
+
     /// Whether the entry that a leader begins `term` with is committed, and with it all that came before.
     pub(super) fn has_begun(&self, term: u64) -> bool {
         let inner = self.lock();

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use highwater_model::limits::BROKERS_MAX;
 use highwater_model::{LeaderEpoch, TopicId, TopicPartition};
 use highwater_wire::batch::BatchHeader;
 use uuid::Uuid;
 
-use super::message::{Answer, Append, AppendAnswer, PreVote, Request, Route, SnapshotSend, VoteAsk};
+use super::message::{
+    Answer, Append, AppendAnswer, PreVote, Request, Resigned, Route, SnapshotSend, VoteAsk,
+};
 use super::types::{Body, Stored};
-use crate::core::raft_election::Ask;
+use crate::core::raft_election::{Ask, Greeting};
 use crate::core::raft_side::{EntryId, Members, SetMembers, StoredVote};
 
 pub(super) mod proto {
@@ -101,7 +104,7 @@ fn entry_in(entry: proto::RaftEntry) -> Result<Stored, Misshapen> {
 
 pub(super) fn request_out(request: Request) -> FrameBody {
     match request {
-        Request::Greeting { boot } => FrameBody::Greeting(proto::RaftGreeting { boot }),
+        Request::Greeting(greeting) => FrameBody::Greeting(greeting_out(greeting)),
         Request::Append(append) => FrameBody::Append(proto::RaftAppend {
             route: route_out(append.route),
             vote: vote_out(append.vote),
@@ -129,10 +132,24 @@ pub(super) fn request_out(request: Request) -> FrameBody {
             members: Some(members_out(&send.members.members)),
             beginning: send.bytes.into(),
         }),
+        Request::Resigned(resigned) => {
+            FrameBody::Resigned(proto::RaftResigned { route: route_out(resigned.route), term: resigned.term })
+        }
         Request::Replicas(asked) => FrameBody::Replicas(proto::RaftReplicas {
             partitions: asked.into_iter().map(asked_out).collect(),
         }),
     }
+}
+
+fn greeting_out(greeting: Greeting) -> proto::RaftGreeting {
+    proto::RaftGreeting { boot: greeting.boot, unheard: greeting.unheard.into_iter().collect() }
+}
+
+fn greeting_in(greeting: proto::RaftGreeting) -> Result<Greeting, Misshapen> {
+    if greeting.unheard.len() > BROKERS_MAX {
+        return Err(Misshapen("a cluster's bounds"));
+    }
+    Ok(Greeting { boot: greeting.boot, unheard: greeting.unheard.into_iter().collect() })
 }
 
 fn asked_out((tp, since_epoch): (TopicPartition, LeaderEpoch)) -> proto::RaftPartition {
@@ -147,7 +164,7 @@ fn asked_in(asked: proto::RaftPartition) -> Result<(TopicPartition, LeaderEpoch)
 
 pub(super) fn request_in(body: FrameBody) -> Result<Request, Misshapen> {
     Ok(match body {
-        FrameBody::Greeting(greeting) => Request::Greeting { boot: greeting.boot },
+        FrameBody::Greeting(greeting) => Request::Greeting(greeting_in(greeting)?),
         FrameBody::Append(append) => Request::Append(Append {
             route: route_in(append.route)?,
             vote: vote_in(append.vote)?,
@@ -178,6 +195,9 @@ pub(super) fn request_in(body: FrameBody) -> Result<Request, Misshapen> {
             },
             bytes: send.beginning.into(),
         }),
+        FrameBody::Resigned(resigned) => {
+            Request::Resigned(Resigned { route: route_in(resigned.route)?, term: resigned.term })
+        }
         FrameBody::Replicas(asked) => {
             Request::Replicas(asked.partitions.into_iter().map(asked_in).collect::<Result<_, _>>()?)
         }
@@ -187,7 +207,7 @@ pub(super) fn request_in(body: FrameBody) -> Result<Request, Misshapen> {
 
 pub(super) fn answer_out(answer: Answer) -> FrameBody {
     match answer {
-        Answer::Greeting { boot } => FrameBody::Greeting(proto::RaftGreeting { boot }),
+        Answer::Greeting(greeting) => FrameBody::Greeting(greeting_out(greeting)),
         Answer::Append(answer) => {
             let outcome = match answer {
                 AppendAnswer::Success => Outcome::Success(true),
@@ -222,7 +242,7 @@ pub(super) fn answer_out(answer: Answer) -> FrameBody {
 
 pub(super) fn answer_in(body: FrameBody) -> Result<Answer, Misshapen> {
     Ok(match body {
-        FrameBody::Greeting(greeting) => Answer::Greeting { boot: greeting.boot },
+        FrameBody::Greeting(greeting) => Answer::Greeting(greeting_in(greeting)?),
         FrameBody::AppendAnswer(answer) => {
             Answer::Append(match answer.outcome.ok_or(Misshapen("an outcome"))? {
                 Outcome::Success(_) => AppendAnswer::Success,

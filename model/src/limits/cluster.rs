@@ -117,6 +117,8 @@ pub const RAFT_LEASE_MS: u64 = 1_000;
 pub const RAFT_TICK_MS: u64 = 100;
 /// A peer that was silent for this long counts as gone, in milliseconds.
 pub const RAFT_SILENT_MS: i64 = 1_500;
+/// How often a leader whose part has ended tries to tell each of the others.
+pub const RAFT_RESIGN_TRIES: u32 = 20;
 /// Pause between two candidates of one group, and between two tries, in milliseconds.
 pub const RAFT_CANDIDATE_STEP_MS: i64 = 150;
 /// Batches that wait for their place in a group's log, or for its commit, over all groups of a node; more are

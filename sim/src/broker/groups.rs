@@ -1,7 +1,10 @@
 //! A broker and its Raft groups: opening and closing them, carrying their messages and syncs, proposals of
 //! clients, and peers that are heard. What the product does in `raft/host.rs` and the partition's group.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
+use highwater_broker::core::raft_election::Greeting;
 use highwater_broker::core::raft_side::ReplicaId;
 use highwater_broker::core::replica::GroupRole;
 use highwater_broker::raft::{
@@ -297,15 +300,18 @@ impl Broker {
 
     pub(super) fn greet(&mut self, context: &mut Context) {
         let (node, from) = (self.node, self.address());
-        let boot = self.boot();
+        let (boot, now_ms) = (self.boot(), self.now_ms(context));
         let Some(process) = &mut self.process else { return };
         let has_groups = process.held.values().any(|held| held.group.is_some());
         if !has_groups || context.now < process.next_greeting {
             return;
         }
         process.next_greeting = context.now + GREETING;
-        for other in (1..=context.params.brokers).filter(|other| *other != node) {
-            let message = Message::Greeting { node, boot, is_answer: false };
+        let others: BTreeSet<u64> = (1..=context.params.brokers).filter(|other| *other != node).collect();
+        process.peers.listen(now_ms, &others);
+        let said = process.peers.greeting(now_ms, boot);
+        for other in others {
+            let message = Message::Greeting { node, said: said.clone(), is_answer: false };
             context.send(from, Address::Broker(other), message);
         }
     }
@@ -314,11 +320,11 @@ impl Broker {
         self.process.as_ref().map_or(0, |process| process.incarnation.as_u64_pair().0)
     }
 
-    pub(super) fn greeted(&mut self, context: &mut Context, node: u64, boot: u64, is_answer: bool) {
+    pub(super) fn greeted(&mut self, context: &mut Context, node: u64, said: Greeting, is_answer: bool) {
         let (now_ms, from) = (self.now_ms(context), self.address());
         let peers = &mut self.process.as_mut().expect("alive").peers;
         let was_away = !peers.is_alive(now_ms, node);
-        let is_new = peers.heard(now_ms, node, boot);
+        let is_new = peers.heard(now_ms, node, said);
         for partition in self.held_partitions() {
             self.with_group(context, partition, |group, _| {
                 if is_new {
@@ -330,7 +336,9 @@ impl Broker {
             });
         }
         if !is_answer {
-            let message = Message::Greeting { node: self.node, boot: self.boot(), is_answer: true };
+            let peers = &self.process.as_ref().expect("alive").peers;
+            let said = peers.greeting(now_ms, self.boot());
+            let message = Message::Greeting { node: self.node, said, is_answer: true };
             context.send(from, Address::Broker(node), message);
         }
     }

@@ -119,6 +119,20 @@ impl RaftGroup {
         }
     }
 
+    /// The leader of this term has said that its part in the group has ended.
+    pub(in crate::raft) fn resigned(&self, leader: ReplicaId, term: u64) {
+        let mut standing = self.refreshed();
+        if standing.known.leader == Some(leader) && standing.known.term == term {
+            standing.deposed_term = Some(term);
+        }
+    }
+
+    /// What to tell the others of a leader whose part here has ended by itself: to whom, and of which term.
+    pub(in crate::raft) fn resignation(&self) -> Option<(Arc<Members>, u64)> {
+        self.store.failure()?;
+        Some((self.members(), self.store.led_term()?))
+    }
+
     /// Whether a node that is heard again should hear of commits, or of this leader's end.
     pub(in crate::raft) fn leads_on(&self, node: NodeId) -> bool {
         let standing = self.refreshed();

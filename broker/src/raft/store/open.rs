@@ -159,12 +159,15 @@ fn begin(
         }
         Beginning::Joining { replica } => {
             let mut reset = Ok(());
-            port.with_log(&mut |log| {
+            let is_there = port.with_log(&mut |log| {
                 if log.log_end() > 0 {
                     reset = log.reset_to(0);
                 }
             });
             reset.map_err(|e| OpenError::io(io::Error::other(e)))?;
+            if !is_there {
+                return Err(OpenError::io(io::Error::other("the partition is closed")));
+            }
             SideFile::create(disk, SideState::new(*replica, 0)).map_err(OpenError::io)
         }
     }

@@ -157,6 +157,8 @@ impl Store {
                 false => Ok(()),
             })?
             .map_err(io::Error::other)?;
+            // A flush that comes in between sees the log as it is now, and counts for nothing afterwards.
+            inner.end = inner.end.min(offset);
             inner.side.keep_beginning(&snapshot.encode())?;
             let base = Base { at: Some(id), offset, members: Some(members) };
             // Entries that the log had are below the snapshot, or differ from it: openraft has checked.

@@ -14,6 +14,12 @@ impl Store {
             Some(entry) => entry.offset,
             None => return Ok(()),
         };
+        // Found before the cut: a flush that waits for the lock must see the new end and the new last entry
+        // together, or it would call durable what was cut.
+        let last = match index.checked_sub(1) {
+            Some(before) => self.id_at(before)?,
+            None => None,
+        };
         let mut inner = self.lock();
         // Invariant 4: what was committed stays, whoever asks.
         if inner.applied.0.is_some_and(|applied| applied.index >= index) {
@@ -30,12 +36,6 @@ impl Store {
         inner.generation += 1;
         inner.end = offset;
         inner.next_index = index;
-        drop(inner);
-        let last = match index.checked_sub(1) {
-            Some(before) => self.id_at(before)?,
-            None => None,
-        };
-        let mut inner = self.lock();
         inner.last = last;
         // What was cut was synced with it; what is left may be a little more than was known to be durable.
         inner.durable = inner.durable.min((last, offset));

@@ -15,6 +15,9 @@ use crate::raft::{
     Role, SyncQueue, Transport, Unreached,
 };
 
+/// Looks, 20 ms apart, at what has to come about: two minutes, however slow the machine is.
+pub const LOOKS: usize = 6_000;
+
 /// Calls between nodes; those of a cut pair are lost.
 #[derive(Default)]
 pub struct Net {
@@ -152,6 +155,11 @@ impl Cluster {
         self.net.cut.write().expect("cut").extend([(a, b), (b, a)]);
     }
 
+    /// `to` hears nothing of what `from` says, neither calls nor answers.
+    pub fn cut_one_way(&self, from: NodeId, to: NodeId) {
+        self.net.cut.write().expect("cut").insert((from, to));
+    }
+
     pub fn heal(&self) {
         self.net.cut.write().expect("cut").clear();
     }
@@ -162,7 +170,7 @@ impl Cluster {
 
     /// The node that leads and takes writes, among those of `nodes`.
     pub async fn leader_of(&self, nodes: &[NodeId]) -> (NodeId, u64) {
-        for _ in 0..1_500 {
+        for _ in 0..LOOKS {
             let leads = nodes.iter().filter(|n| self.nodes.contains_key(n)).find_map(|n| {
                 match self.group(*n).role() {
                     Role::Leader { term, takes_writes: true } => Some((*n, term)),
@@ -203,7 +211,7 @@ impl Cluster {
             let end = logs[0].1;
             (logs.len() == 1 && marks == BTreeSet::from([end])).then(|| logs.remove(0).0)
         };
-        for _ in 0..1_000 {
+        for _ in 0..LOOKS {
             if let Some(bytes) = look() {
                 return bytes;
             }

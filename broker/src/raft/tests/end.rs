@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, LOOKS};
 use super::groups::run;
 use crate::core::raft_election::is_majority;
 use crate::raft::{ProposeRefusal, Role};
@@ -13,7 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The node that leads, whether or not it takes batches.
 async fn leader(cluster: &Cluster) -> u64 {
-    for _ in 0..1_500 {
+    for _ in 0..LOOKS {
         let newest = cluster.nodes.values().map(|node| node.group.leadership().term).max();
         let leads = |node: &u64| match cluster.group(*node).role() {
             Role::Leader { term, .. } => Some(term) == newest,

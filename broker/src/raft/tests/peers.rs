@@ -9,11 +9,13 @@ use highwater_model::NodeId;
 use prost::Message;
 use tokio::net::TcpListener;
 
-use super::cluster::{Records, partition};
+use super::cluster::{LOOKS, Records, partition};
 use super::kit::{Home, batch, batch_of};
-use crate::core::raft_election::Ask;
+use crate::core::raft_election::{Ask, Greeting};
 use crate::core::raft_side::{EntryId, Members, SetMembers, StoredVote};
-use crate::raft::message::{Answer, Append, AppendAnswer, PreVote, Request, Route, SnapshotSend, VoteAsk};
+use crate::raft::message::{
+    Answer, Append, AppendAnswer, PreVote, Request, Resigned, Route, SnapshotSend, VoteAsk,
+};
 use crate::raft::types::{Body, Stored};
 use crate::raft::wire::{answer_in, answer_out, proto::RaftFrame, request_in, request_out};
 use crate::raft::{
@@ -37,7 +39,9 @@ fn requests() -> Vec<Request> {
     ];
     let ask = Ask { candidate: 2, last: id(8) };
     vec![
-        Request::Greeting { boot: u64::MAX },
+        Request::Greeting(Greeting { boot: u64::MAX, unheard: [2, u64::MAX].into() }),
+        Request::Resigned(Resigned { route, term: 7 }),
+        Request::Replicas(vec![(partition(), 5), (partition(), 0)]),
         Request::Append(Append { route, vote, previous: id(4), committed: None, entries }),
         Request::Append(Append { route, vote, previous: None, committed: id(4), entries: Vec::new() }),
         Request::Vote(VoteAsk { route, vote, last: id(9) }),
@@ -62,7 +66,7 @@ fn messages_come_back_as_they_were() {
     }
     let vote = StoredVote { term: 7, replica: 2, is_committed: false };
     for answer in [
-        Answer::Greeting { boot: 3 },
+        Answer::Greeting(Greeting { boot: 3, unheard: [1].into() }),
         Answer::Append(AppendAnswer::Success),
         Answer::Append(AppendAnswer::Partial(None)),
         Answer::Append(AppendAnswer::Partial(id(9))),
@@ -92,6 +96,15 @@ fn bytes_of_others_are_refused_and_never_a_panic() {
             }
         }
     }
+}
+
+#[test]
+fn a_greeting_names_no_more_nodes_than_a_cluster_has() {
+    let naming =
+        |nodes: u64| request_out(Request::Greeting(Greeting { boot: 1, unheard: (0..nodes).collect() }));
+    let most = highwater_model::limits::BROKERS_MAX as u64;
+    assert!(request_in(naming(most)).is_ok() && answer_in(naming(most)).is_ok());
+    assert!(request_in(naming(most + 1)).is_err() && answer_in(naming(most + 1)).is_err());
 }
 
 #[derive(Default)]
@@ -159,7 +172,7 @@ impl Node {
 }
 
 async fn leader(nodes: &[Node]) -> usize {
-    for _ in 0..1_000 {
+    for _ in 0..LOOKS {
         let leads = |node: &Node| matches!(node.group.role(), Role::Leader { takes_writes: true, .. });
         if let Some(at) = nodes.iter().position(leads) {
             return at;
@@ -207,9 +220,13 @@ async fn a_node_of_another_cluster_is_refused() {
     let addresses = Arc::new(Addresses::default());
     let node = Node::start(1, &addresses).await;
     let stranger = GrpcTransport::new(2, "c2".to_owned(), addresses.clone());
-    let refused = stranger.call(1, Request::Greeting { boot: 1 }, Duration::from_secs(5)).await;
+    let refused = stranger
+        .call(1, Request::Greeting(Greeting { boot: 1, ..Greeting::default() }), Duration::from_secs(5))
+        .await;
     assert!(refused.is_err_and(|e| e.why.contains("of cluster c1")));
-    let nobody = stranger.call(9, Request::Greeting { boot: 1 }, Duration::from_secs(5)).await;
+    let nobody = stranger
+        .call(9, Request::Greeting(Greeting { boot: 1, ..Greeting::default() }), Duration::from_secs(5))
+        .await;
     assert!(nobody.is_err());
     node.served.kill();
 }

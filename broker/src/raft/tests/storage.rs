@@ -1,8 +1,11 @@
 //! The storage under openraft: its own suite, and what a crash leaves.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::thread::JoinHandle;
 
+use highwater_log::PartitionLog;
 use highwater_log::disk::{Disk, SimDisk};
 use openraft::testing::{StoreBuilder, Suite};
 
@@ -11,7 +14,7 @@ use crate::core::raft_side::EntryId;
 use crate::raft::machine::Machine;
 use crate::raft::storage::Log;
 use crate::raft::types::{Batch, Body, StorageError, TypeConfig};
-use crate::raft::{Beginning, OpenError, Store, SyncQueue};
+use crate::raft::{Beginning, OpenError, PartitionPort, Store, SyncQueue, TierPoint};
 
 struct Builder;
 
@@ -364,4 +367,141 @@ fn a_journal_that_grows_is_written_anew() {
     drop(store);
     let (_, store) = open(&disk, &Beginning::Existing);
     assert_eq!(store.vote().map(|vote| vote.term), Some(4_999));
+}
+
+/// Begins a flush when the log is next asked for once it ends at `at`, and holds it before its end.
+struct FlushAmid {
+    home: Arc<Home>,
+    at: AtomicI64,
+    store: OnceLock<Weak<Store>>,
+    flush: Mutex<Option<JoinHandle<()>>>,
+    is_drawn: AtomicBool,
+    is_released: AtomicBool,
+}
+
+const FLUSH: &str = "flush amid";
+
+impl FlushAmid {
+    fn open(beginning: &Beginning) -> (Arc<FlushAmid>, Arc<Store>) {
+        let sim = SimDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+        let port = Arc::new(FlushAmid {
+            home: Home::open(&sim),
+            at: AtomicI64::new(i64::MAX),
+            store: OnceLock::new(),
+            flush: Mutex::default(),
+            is_drawn: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
+        });
+        let store = Store::open(&disk, port.clone(), Arc::new(SyncQueue::inline()), beginning);
+        let store = store.unwrap_or_else(|e| panic!("{e}"));
+        port.store.set(Arc::downgrade(&store)).expect("once");
+        (port, store)
+    }
+
+    fn begin(&self) {
+        let store = self.store.get().and_then(Weak::upgrade).expect("open");
+        let flush = std::thread::Builder::new().name(FLUSH.to_owned()).spawn(move || store.flush());
+        let flush = flush.expect("a thread");
+        while !self.is_drawn.load(Ordering::SeqCst) && !flush.is_finished() {
+            std::thread::yield_now();
+        }
+        *self.flush.lock().expect("flush") = Some(flush);
+    }
+
+    /// Lets the flush end, if one has begun.
+    fn finish(&self) {
+        self.at.store(i64::MAX, Ordering::SeqCst);
+        self.is_released.store(true, Ordering::SeqCst);
+        if let Some(flush) = self.flush.lock().expect("flush").take() {
+            flush.join().expect("a flush covers what it was drawn for");
+        }
+    }
+}
+
+impl PartitionPort for FlushAmid {
+    fn with_log(&self, work: &mut dyn FnMut(&mut PartitionLog)) -> bool {
+        if std::thread::current().name() == Some(FLUSH) {
+            // Its first call draws it, its second one is its end.
+            while self.is_drawn.swap(true, Ordering::SeqCst) && !self.is_released.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        } else if self.at.load(Ordering::SeqCst) == self.home.log_end() {
+            self.at.store(i64::MAX, Ordering::SeqCst);
+            self.begin();
+        }
+        self.home.with_log(work)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.home.now_ms()
+    }
+
+    fn advance(&self, high_watermark: i64) {
+        self.home.advance(high_watermark);
+    }
+
+    fn tier(&self) -> TierPoint {
+        self.home.tier()
+    }
+
+    fn begun(&self, offset: i64) {
+        self.home.begun(offset);
+    }
+
+    fn failed(&self, why: &str) {
+        self.home.failed(why);
+    }
+}
+
+#[test]
+fn a_flush_amid_a_cut_makes_nothing_durable_that_comes_after() {
+    let (amid, store) = FlushAmid::open(&group(0));
+    store.append_side(id(5, 1), None).expect("a blank");
+    append(&store, 2, 50);
+    store.shed();
+    let cut = store.entry(30).expect("reads").expect("there").offset;
+    amid.at.store(cut, Ordering::SeqCst);
+    store.truncate(30).expect("cuts");
+    amid.finish();
+    append(&store, 30, 1);
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    store.when_durable(30, Box::new(move |done| tell.send(done.is_ok()).expect("waits")));
+    assert!(told.try_recv().is_err(), "it was never synced");
+    store.flush();
+    assert_eq!((told.recv(), store.durable()), (Ok(true), Some(id(5, 30))));
+}
+
+#[test]
+fn a_flush_amid_an_installation_ends_and_counts_for_nothing() {
+    let (home, store) = open(&SimDisk::new(), &group(0));
+    store.append_side(id(5, 1), None).expect("a blank");
+    append(&store, 2, 200);
+    store.flush();
+    store.applied(id(5, 201), store.entry(201).expect("reads").map(|e| e.next_offset()));
+    home.tier.lock().expect("tier").tiered_end = 300;
+    let (at, members, snapshot) = store.snapshot().expect("made").expect("something is committed");
+    let (amid, other) = FlushAmid::open(&group(0));
+    other.append_side(id(5, 1), None).expect("a blank");
+    append(&other, 2, 250);
+    // Of another term: what is here contradicts it.
+    let at = EntryId { term: 6, ..at };
+    amid.at.store(snapshot.beginning.offset, Ordering::SeqCst);
+    other.install(at, members, &snapshot).expect("installs");
+    assert!(amid.is_drawn.load(Ordering::SeqCst), "a flush came in between");
+    amid.finish();
+    assert_eq!((other.last(), other.durable()), (Some(at), Some(at)));
+    assert_eq!(amid.home.log_end(), snapshot.beginning.offset);
+}
+
+#[test]
+fn a_replica_does_not_join_over_a_log_that_it_cannot_empty() {
+    let disk = SimDisk::new();
+    let home = Home::open(&disk);
+    home.is_closed.store(true, Ordering::SeqCst);
+    let raw: Arc<dyn Disk> = Arc::new(disk.clone());
+    let joining = Beginning::Joining { replica: 9 };
+    let opened = Store::open(&raw, home, Arc::new(SyncQueue::inline()), &joining);
+    assert!(matches!(opened, Err(OpenError::Io(_))));
+    assert!(raw.list().expect("lists").iter().all(|entry| entry.name != "raft"), "it has not begun");
 }

@@ -321,6 +321,14 @@ fn rejoining(subject: &Subject) -> Result<Beginning, OpenError> {
     Ok(Beginning::Group { replica, term, offset, members: BTreeMap::from([(replica, own)]) })
 }
 
+/// Whether another node leads the group, and is heard: by then the others have what this replica had
+/// promised, and it may begin again with nothing. Else what is left here may be all there is.
+fn is_led_elsewhere(subject: &Subject) -> bool {
+    let Subject { node, record, .. } = subject;
+    let leader = record.leader.filter(|leader| *leader != node.settings.node_id);
+    leader.is_some_and(|leader| node.raft.host.boot_of(leader).is_some())
+}
+
 /// Opens the group that the record names.
 pub(super) async fn open_group(subject: Subject) {
     let Some(subject) = subject.again() else { return };
@@ -341,19 +349,27 @@ pub(super) async fn open_group(subject: Subject) {
 async fn try_open(subject: &Subject) -> Result<(), OpenError> {
     let Some(group) = subject.record.raft.clone() else { return Ok(()) };
     let (node, tp) = (&subject.node, subject.partition.tp);
-    if let Some(why) = subject.partition.log_refusal() {
-        return Err(OpenError::Io(io::Error::other(format!("the log refuses to be written: {why}"))));
-    }
     let port = Arc::new(GroupPort::new(node, &subject.partition));
-    let first = start_with(subject, &group, &port, beginning).await;
+    let first = match subject.partition.log_refusal() {
+        Some(why) if subject.partition.has_lost() && is_led_elsewhere(subject) => {
+            Err(OpenError::Lost(format!("its log refuses to be written: {why}")))
+        }
+        Some(why) => Err(OpenError::Io(io::Error::other(format!("the log refuses to be written: {why}")))),
+        None => start_with(subject, &group, &port, beginning).await,
+    };
     let opened = match first {
         // What it had promised may be forgotten: it comes back as another replica, and never as this one.
         Err(e @ (OpenError::Lost(_) | OpenError::Side(_) | OpenError::Behind { .. })) => {
             let (topic, partition) = (&subject.partition.topic, tp.partition);
             tracing::warn!(%topic, partition, "this replica joins its group anew: {e}");
-            let disk = disk_of(node, tp);
-            let forgotten = tokio::task::spawn_blocking(move || forget(&disk)).await;
-            forgotten.map_err(io::Error::other).flatten().map_err(OpenError::Io)?;
+            let (disk, own) = (disk_of(node, tp), subject.partition.clone());
+            // In this order: a crash in between must not find a cut log with the promises of the whole one.
+            let forgotten = tokio::task::spawn_blocking(move || {
+                forget(&disk)?;
+                own.cut_damage().map_err(io::Error::other)
+            });
+            let forgotten = forgotten.await.map_err(io::Error::other).flatten();
+            forgotten.map_err(OpenError::Io)?;
             start_with(subject, &group, &port, |subject, _| rejoining(subject)).await?
         }
         other => other?,
