@@ -2,7 +2,7 @@
 
 use highwater_model::{NodeId, TopicPartition};
 
-use crate::core::{AlterPartition, Command, DamagedLog, ElectionKind, RaftLeader, Reply};
+use crate::core::{AlterPartition, Command, DamagedLog, ElectionKind, RaftLeader, Reply, Resignation};
 use crate::handle::{Coordinator, WriteError, unexpected};
 
 impl Coordinator {
@@ -17,6 +17,12 @@ impl Coordinator {
     /// This node's replica of a partition is damaged below what it had synced: it is not to be counted on.
     pub async fn log_damaged(&self, damaged: DamagedLog) -> Result<(), WriteError> {
         self.write(Command::LogDamaged(damaged)).await.map(|_| ())
+    }
+
+    /// Leaders without room give their place to other in-sync replicas, each on its own.
+    pub async fn resign_leaders(&self, resigned: Vec<Resignation>) -> Vec<Result<(), WriteError>> {
+        let commands = resigned.into_iter().map(|one| Ok(Command::ResignLeader(one))).collect();
+        self.write_prepared(commands, false).await.into_iter().map(|r| r.map(|_| ())).collect()
     }
 
     /// This broker is about to stop, in order: its leaders move before this returns.

@@ -33,7 +33,7 @@ pub use broker_configs::{BROKER_CONFIGS, BrokerConfigs, FOLLOWER_THROTTLED_RATE,
 pub use check::StateBroken;
 pub use command::{
     AlterPartition, Batch, BrokerRegistration, Command, ConfigOp, ConfigOpKind, DamagedLog, ElectionKind,
-    IsrMember, NewTopic, RULES_VERSION, RaftLeader, Reply, TopicCreated,
+    IsrMember, NewTopic, RULES_VERSION, RaftLeader, Reply, Resignation, TopicCreated,
 };
 pub use delta::{DeltaError, StateDelta};
 pub use refusal::Refusal;

@@ -78,6 +78,11 @@ impl ClusterState {
                     Logs::Unclean => draft.leave_uncleanly(new.node_id),
                     Logs::Gone => draft.lose_log(new.node_id),
                 }
+                match logs {
+                    Logs::Unclean if rules > 3 => draft.comes_last(new.node_id),
+                    Logs::Gone if rules > 3 => draft.note_loss(new.node_id),
+                    _ => {}
+                }
                 if is_restart && partition.leader == Some(new.node_id) {
                     draft.restart_leader();
                 }

@@ -113,6 +113,9 @@ impl Partition {
         if !is_set(&self.elr, replicas) || self.elr.iter().any(|node| self.isr.contains(node)) {
             return Err("eligible leader replicas are replicas that are not in sync".into());
         }
+        if !is_set(&self.lost, replicas) || self.lost.iter().any(|node| self.isr.contains(node)) {
+            return Err("replicas that lost their logs are replicas that are not in sync".into());
+        }
         if !is_set(&self.adding, replicas) || !is_set(&self.removing, replicas) {
             return Err("replicas that come or go are replicas".into());
         }

@@ -13,8 +13,9 @@ use uuid::Uuid;
 /// raises it and keeps judging older entries by the older rules, or replicas and restarts would disagree.
 ///
 /// 1: one node; brokers are never fenced, replicas go round the brokers. 2: sessions, elections, in-sync
-/// sets, reassignment, placement (ADR 0012). 3: settings of brokers, leaders with damaged logs.
-pub const RULES_VERSION: u16 = 3;
+/// sets, reassignment, placement (ADR 0012). 3: settings of brokers, leaders with damaged logs. 4: leaders
+/// that resign, and who is eligible after a Raft group.
+pub const RULES_VERSION: u16 = 4;
 
 /// What one Raft entry carries: commands that were waiting together, applied in order, each on its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +71,8 @@ pub enum Command {
     AlterPartition(AlterPartition),
     /// A replica has lost part of what was durable in its log: it is not to be counted on, nor to lead.
     LogDamaged(DamagedLog),
+    /// A leader that can take no appends for lack of room gives its place to another in-sync replica.
+    ResignLeader(Resignation),
     ElectLeader {
         tp: TopicPartition,
         kind: ElectionKind,
@@ -192,6 +195,16 @@ pub struct DamagedLog {
     pub leader_epoch: LeaderEpoch,
 }
 
+/// A leader whose disk is full. Its log is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resignation {
+    pub tp: TopicPartition,
+    /// The asker, which leads in `leader_epoch`.
+    pub node_id: NodeId,
+    pub broker_epoch: u64,
+    pub leader_epoch: LeaderEpoch,
+}
+
 /// A replica that the leader holds to be in sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IsrMember {
@@ -292,6 +305,7 @@ impl Command {
     /// The oldest rules that know the command: older members of the group could not read it.
     pub(crate) fn rules_min(&self) -> u16 {
         match self {
+            Command::ResignLeader(_) => 4,
             Command::AlterBrokerConfigs { .. } | Command::LogDamaged(_) => 3,
             Command::FormCluster { .. }
             | Command::RegisterBroker(_)
@@ -307,8 +321,8 @@ impl Command {
         }
     }
 
-    /// About how many bytes the command takes in the log; bounds what goes into one entry. What is stored has at
-    /// most twice as many.
+    /// About how many bytes the command takes in the log; bounds what goes into one entry. What is stored has
+    /// at most twice as many.
     pub fn bytes_estimate(&self) -> usize {
         let assigned =
             |assignments: &[Vec<NodeId>]| assignments.iter().map(|r| 4 + 21 * r.len()).sum::<usize>();
@@ -318,9 +332,7 @@ impl Command {
         const FIXED: usize = 200;
         FIXED
             + match self {
-                Command::CreateTopic(t) => {
-                    text_bytes(&t.name) + assigned(&t.assignments) + pairs(&t.configs)
-                }
+                Command::CreateTopic(t) => text_bytes(&t.name) + assigned(&t.assignments) + pairs(&t.configs),
                 Command::CreatePartitions { assignments, .. } => assigned(assignments),
                 Command::ReplaceConfigs { overrides, .. } => pairs(overrides),
                 Command::AlterConfigs { ops, .. } | Command::AlterBrokerConfigs { ops, .. } => {

@@ -42,6 +42,7 @@ impl ClusterState {
             Command::AlterBrokerConfigs { node_id, ops } => self.decide_alter_broker_configs(*node_id, ops),
             Command::AlterPartition(alter) => self.decide_alter_partition(alter),
             Command::LogDamaged(damaged) => self.decide_log_damaged(damaged),
+            Command::ResignLeader(resigned) => self.decide_resign_leader(resigned),
             Command::ElectLeader { tp, kind } => self.decide_elect(*tp, *kind),
             Command::Reassign { tp, replicas: Some(replicas) } => self.decide_reassign(*tp, replicas, true),
             Command::MovePartition { tp, replicas: Some(replicas) } => {
@@ -50,9 +51,9 @@ impl ClusterState {
             Command::Reassign { tp, replicas: None } | Command::MovePartition { tp, replicas: None } => {
                 self.decide_cancel_reassignment(*tp)
             }
-            Command::RaftLeader(report) => self.decide_raft_leader(report),
+            Command::RaftLeader(report) => self.decide_raft_leader(rules, report),
             Command::RaftBegin { .. } => self.decide_raft_begin(command),
-            Command::RaftEnd { .. } => self.decide_raft_end(command),
+            Command::RaftEnd { .. } => self.decide_raft_end(rules, command),
             Command::CreateTopic(topic) => self.decide_create_topic(rules, now_ms, topic),
             Command::DeleteTopic { topic_id } => self.decide_delete_topic(now_ms, *topic_id),
             Command::CreatePartitions { topic_id, count, assignments } => {

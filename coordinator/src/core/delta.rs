@@ -81,6 +81,8 @@ struct PartitionHead {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_known_leader: Option<NodeId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<NodeId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     adding: Vec<NodeId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removing: Vec<NodeId>,
@@ -272,6 +274,7 @@ impl PartitionHead {
             isr: p.isr,
             elr: p.elr,
             last_known_leader: p.last_known_leader,
+            lost: p.lost,
             adding: p.adding,
             removing: p.removing,
             is_pinned: p.is_pinned,
@@ -288,6 +291,7 @@ impl PartitionHead {
             isr: self.isr,
             elr: self.elr,
             last_known_leader: self.last_known_leader,
+            lost: self.lost,
             adding: self.adding,
             removing: self.removing,
             is_pinned: self.is_pinned,

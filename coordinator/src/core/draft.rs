@@ -57,6 +57,8 @@ pub(super) struct Draft<'a> {
     unclean: Vec<NodeId>,
     /// Is not elected, however the election goes.
     barred: Option<NodeId>,
+    /// Is elected uncleanly only if nobody else is there.
+    last_choice: Option<NodeId>,
     is_leader_epoch_raised: bool,
     is_touched: bool,
     /// The leader of a Raft group has said that who is to go has no vote, and will have none.
@@ -76,6 +78,7 @@ impl<'a> Draft<'a> {
             },
             unclean: Vec::new(),
             barred: None,
+            last_choice: None,
             is_leader_epoch_raised: false,
             is_touched: false,
             is_confirmed: false,
@@ -120,9 +123,28 @@ impl<'a> Draft<'a> {
         debug_assert!(!self.next.isr.contains(&node) && !self.next.elr.contains(&node));
     }
 
+    /// It comes back with less than it had: others that are there may have most of that, though they were not
+    /// in sync.
+    pub(super) fn comes_last(&mut self, node: NodeId) {
+        self.last_choice = Some(node);
+    }
+
+    /// It comes back with nothing; that is remembered until it is in sync again.
+    pub(super) fn note_loss(&mut self, node: NodeId) {
+        let next = &mut self.next;
+        next.lost = in_order(&next.replicas, |other| other == node || next.lost.contains(&other));
+    }
+
     /// Its log has lost something while it led: another one is elected.
     pub(super) fn give_up(&mut self, node: NodeId) {
         self.lose_log(node);
+        self.barred = Some(node);
+    }
+
+    /// It leads no more and leaves the in-sync set, with a log that is whole: another one is elected.
+    pub(super) fn resign(&mut self, node: NodeId) {
+        debug_assert!(self.next.raft.is_none() && self.next.leader == Some(node), "of fetch, and its leader");
+        self.leave_isr(node);
         self.barred = Some(node);
     }
 
@@ -191,6 +213,10 @@ impl<'a> Draft<'a> {
             }
         }
         let (before, next) = (self.before, &mut self.next);
+        next.lost = match next.raft.is_some() {
+            true => Vec::new(),
+            false => in_order(&next.replicas, |node| next.lost.contains(&node) && !next.isr.contains(&node)),
+        };
         if next.leader != before.leader && next.raft.is_none() {
             self.is_leader_epoch_raised = true;
         }
@@ -268,9 +294,13 @@ impl<'a> Draft<'a> {
             let is_alone = next.isr.is_empty() && next.elr.is_empty();
             (is_alone && brokers.is_active(known) && next.replicas.contains(&known)).then_some(known)
         };
-        let unclean = || match self.election {
-            Election::Unclean => first(&next.replicas),
-            Election::Clean | Election::Preferred => None,
+        let unclean = || {
+            if self.election != Election::Unclean {
+                return None;
+            }
+            let with_something = in_order(&next.replicas, |node| !next.lost.contains(&node));
+            let with_most = in_order(&with_something, |node| self.last_choice != Some(node));
+            first(&with_most).or_else(|| first(&with_something)).or_else(|| first(&next.replicas))
         };
         clean.or_else(last_known).or_else(unclean)
     }

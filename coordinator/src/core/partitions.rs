@@ -4,7 +4,7 @@
 use highwater_model::limits::REPLICAS_MAX;
 use highwater_model::{NodeId, TopicPartition};
 
-use super::command::{AlterPartition, DamagedLog, ElectionKind, Reply};
+use super::command::{AlterPartition, DamagedLog, ElectionKind, Reply, Resignation};
 use super::draft::{Brokers, Draft, Election, in_order};
 use super::edit::{Edit, Outcome, PartitionChange};
 use super::refusal::Refusal;
@@ -87,6 +87,33 @@ impl ClusterState {
             || is_there(&partition.elr)
             || topic.config.unclean_leader_election && is_there(&partition.replicas);
         partition.raft.is_none() && is_enough
+    }
+
+    /// A leader that has no room leaves the in-sync set too: it could not keep up, and acknowledgements would
+    /// wait for it. What it has stays eligible where that matters.
+    pub(super) fn decide_resign_leader(&self, resigned: &Resignation) -> Result<Outcome, Refusal> {
+        let (topic, partition) = self.topic_and_partition(resigned.tp)?;
+        let node = resigned.node_id;
+        self.broker_of_epoch(node, resigned.broker_epoch)?;
+        check_leader_epoch(partition, resigned.leader_epoch)?;
+        if partition.raft.is_some() || partition.leader != Some(node) {
+            return Err(Refusal::RequestInvalid(format!("node {node} does not lead")));
+        }
+        if !self.may_resign(topic, partition, node) {
+            return Err(Refusal::EligibleLeadersNotAvailable);
+        }
+        let mut draft = Draft::new(&topic.config, resigned.tp, partition);
+        draft.resign(node);
+        let change = draft.finish(&Brokers::of(self)).expect("another leader");
+        assert!(change.next.leader.is_some_and(|leader| leader != node), "one that is in sync is there");
+        Ok(Outcome::one(Edit::PartitionsChanged { partitions: vec![change] }, Reply::Done))
+    }
+
+    /// Whether the partition goes on without `node`: enough others are in sync, and there, for acks=all.
+    pub fn may_resign(&self, topic: &Topic, partition: &Partition, node: NodeId) -> bool {
+        let brokers = Brokers::of(self);
+        let is_there = |other: &&NodeId| **other != node && brokers.is_active(**other);
+        partition.raft.is_none() && partition.isr.iter().filter(is_there).count() >= topic.min_isr(partition)
     }
 
     pub(super) fn decide_elect(&self, tp: TopicPartition, kind: ElectionKind) -> Result<Outcome, Refusal> {

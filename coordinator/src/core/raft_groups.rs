@@ -15,12 +15,12 @@ use super::state::{ClusterState, Partition, RaftGroup};
 
 impl ClusterState {
     /// A term is reported once, or again by its own leader; an older one comes too late.
-    pub(super) fn decide_raft_leader(&self, report: &RaftLeader) -> Result<Outcome, Refusal> {
+    pub(super) fn decide_raft_leader(&self, rules: u16, report: &RaftLeader) -> Result<Outcome, Refusal> {
         let (topic, partition) = self.topic_and_partition(report.tp)?;
         self.active_broker(report.node_id, report.broker_epoch)?;
         let group = raft_group(partition)?;
         let given = report.term;
-        check_term(partition, group, given, report.node_id)?;
+        check_term(rules, partition, group, given, report.node_id)?;
         let voters = match report.voters.is_empty() {
             true => partition.isr.clone(),
             false => replicas_only(partition, &report.voters)?,
@@ -77,7 +77,7 @@ impl ClusterState {
     }
 
     /// The group's leader leads on under fetch replication, in the leader epoch after the group's last term.
-    pub(super) fn decide_raft_end(&self, command: &Command) -> Result<Outcome, Refusal> {
+    pub(super) fn decide_raft_end(&self, rules: u16, command: &Command) -> Result<Outcome, Refusal> {
         let Command::RaftEnd { tp, node_id, broker_epoch, term, partition_epoch, isr } = command else {
             unreachable!("dispatched by its kind");
         };
@@ -88,7 +88,7 @@ impl ClusterState {
             return Err(Refusal::RequestInvalid("the topic does not ask for fetch replication".into()));
         }
         let given = *term;
-        check_term(partition, group, given, *node_id)?;
+        check_term(rules, partition, group, given, *node_id)?;
         check_partition_epoch(partition, *partition_epoch)?;
         let isr = replicas_only(partition, isr)?;
         if !isr.contains(node_id) {
@@ -102,7 +102,7 @@ impl ClusterState {
         draft.next.leader_epoch = given;
         // A voter without the last entry has less than was committed: where the set that stays is small, it
         // must not be held for eligible with those that have it and are away.
-        for behind in partition.isr.iter().filter(|voter| !isr.contains(voter)) {
+        for behind in partition.isr.iter().filter(|voter| rules > 3 && !isr.contains(voter)) {
             draft.leave_uncleanly(*behind);
         }
         draft.set_isr(&active);
@@ -131,6 +131,7 @@ fn raft_group(partition: &Partition) -> Result<&RaftGroup, Refusal> {
 
 /// A term is older than what is known, or has the leader that was known first.
 fn check_term(
+    rules: u16,
     partition: &Partition,
     group: &RaftGroup,
     given: LeaderEpoch,
@@ -142,7 +143,7 @@ fn check_term(
         return Err(Refusal::FencedLeaderEpoch { given, current });
     }
     let known = partition.leader.or(partition.last_known_leader);
-    if given > LEADER_EPOCH_MAX {
+    if rules > 3 && given > LEADER_EPOCH_MAX {
         return Err(Refusal::RequestInvalid(format!("term {given} leaves no room for those that follow")));
     }
     match given == current && known.is_some_and(|leader| leader != node) {

@@ -114,6 +114,10 @@ pub struct Partition {
     /// in a Raft group, the only one that the term of now may be reported by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_known_leader: Option<NodeId>,
+    /// Replicas that came back with an empty directory and have not been in sync since: an unclean election
+    /// takes them last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<NodeId>,
     /// Replicas that a reassignment (KIP-455) adds; part of `replicas`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adding: Vec<NodeId>,
@@ -225,6 +229,7 @@ impl Partition {
             replicas,
             elr: Vec::new(),
             last_known_leader: None,
+            lost: Vec::new(),
             adding: Vec::new(),
             removing: Vec::new(),
             is_pinned: false,

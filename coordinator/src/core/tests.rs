@@ -16,6 +16,7 @@ mod delta;
 mod fixtures;
 mod random;
 mod sessions;
+mod switching;
 
 /// A state and the names that a transcript gives to topics.
 #[derive(Default)]
@@ -78,7 +79,7 @@ impl Notebook {
                 node_id: words[1].parse().ok(),
                 ops: words[2..].chunks(2).map(|op| config_op(op[0], op[1])).collect(),
             },
-            "isr" | "elect" | "damaged" | "reassign" | "move" | "raft-leader" | "raft-begin" | "raft-end" => {
+            "isr" | "elect" | "damaged" | "resign" | "reassign" | "move" | "raft-leader" | "raft-begin" | "raft-end" => {
                 self.parse_partition(&words)
             }
             "create" => Command::CreateTopic(self.parse_create(&words)),
@@ -166,6 +167,7 @@ impl Notebook {
                 isr: words[3].split(',').map(|text| self.parse_member(text)).collect(),
             }),
             "damaged" => Command::LogDamaged(DamagedLog { tp, node_id, broker_epoch, leader_epoch }),
+            "resign" => Command::ResignLeader(Resignation { tp, node_id, broker_epoch, leader_epoch }),
             "elect" if words[3] == "preferred" => Command::ElectLeader { tp, kind: ElectionKind::Preferred },
             "elect" => Command::ElectLeader { tp, kind: ElectionKind::Unclean },
             "move" => Command::MovePartition { tp, replicas: Some(nodes()) },
@@ -340,6 +342,7 @@ fn sets(p: &Partition) -> String {
     };
     set("isr", &p.isr, &p.replicas);
     set("elr", &p.elr, &[]);
+    set("lost", &p.lost, &[]);
     set("adding", &p.adding, &[]);
     set("removing", &p.removing, &[]);
     out.push_str(if p.is_pinned { " pinned" } else { "" });

@@ -48,6 +48,7 @@ fn command() -> impl Strategy<Value = String> {
         2 => (name.clone(), 0..3i32, prop::sample::select(vec!["preferred", "unclean"]))
             .prop_map(|(name, p, kind)| format!("elect {name} {p} {kind}")),
         1 => (name.clone(), 0..3i32).prop_map(|(name, p)| format!("damaged {name} {p}")),
+        1 => (name.clone(), 0..3i32).prop_map(|(name, p)| format!("resign {name} {p}")),
         1 => (name.clone(), 0..3i32, 1..5u32).prop_map(|(name, p, by)| format!("damaged {name} {p} by={by}")),
         1 => (0..5u32, 0..9u32).prop_map(|(node, rate)| {
             let who = if node == 0 { "all".into() } else { node.to_string() };
