@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_model::NodeId;
-use highwater_model::limits::{RAFT_CANDIDATE_STEP_MS, RAFT_LEASE_MS, RAFT_SILENT_MS};
+use highwater_model::limits::{RAFT_CANDIDATE_STEP_MS, RAFT_LEASE_MS, RAFT_PREFERENCE_MS, RAFT_SILENT_MS};
 
 use super::raft_side::{EntryId, Members, ReplicaId};
 
@@ -148,12 +148,14 @@ impl View<'_> {
 
     /// Candidates before this one, the leader left out.
     fn rank(&self) -> i64 {
-        let key = |replica: ReplicaId| mix(self.seed ^ replica);
         let voters: BTreeSet<_> = self.members.voters.iter().flatten().copied().collect();
-        let before = voters.iter().filter(|v| Some(**v) != self.leader && key(**v) < key(self.me));
-        let rank = before.count();
+        let rank = voters.iter().filter(|v| Some(**v) != self.leader && self.is_before(**v, self.me)).count();
         debug_assert!(rank <= voters.len());
         rank as i64
+    }
+
+    fn is_before(&self, one: ReplicaId, other: ReplicaId) -> bool {
+        mix(self.seed ^ one) < mix(self.seed ^ other)
     }
 }
 
@@ -198,6 +200,16 @@ impl Candidacy {
         true
     }
 
+    /// Whether this replica would vote for a candidate. Of two that ask each other at once and have the same log
+    /// only the one that comes first gets a yes: else both would stand, and take each other's votes away. Who
+    /// comes first and is not elected in `RAFT_PREFERENCE_MS` makes way.
+    pub fn would_vote(&self, now_ms: i64, ask: &Ask, view: &View<'_>, peers: &Peers) -> bool {
+        let goes_first =
+            ask.last == view.last && view.is_voter(view.me) && view.is_before(view.me, ask.candidate);
+        let is_preferred = self.since_ms.is_some_and(|since_ms| now_ms < since_ms + RAFT_PREFERENCE_MS);
+        !(goes_first && is_preferred) && would_vote(now_ms, ask, view, peers)
+    }
+
     /// Peers have said yes and an election is under way: the next try leaves it time. Two that stood at once,
     /// and took each other's votes away, do not stand at once again.
     pub fn elects(&mut self, now_ms: i64, view: &View<'_>) {
@@ -216,7 +228,7 @@ pub struct Ask {
 
 /// Whether this replica would vote for a candidate: it knows no leader that lives, and lacks nothing that the
 /// candidate has not.
-pub fn would_vote(now_ms: i64, ask: &Ask, view: &View<'_>, peers: &Peers) -> bool {
+fn would_vote(now_ms: i64, ask: &Ask, view: &View<'_>, peers: &Peers) -> bool {
     let leads = view.leader == Some(view.me);
     let leader_asks = view.leader == Some(ask.candidate);
     let is_led = !leader_asks && view.hears_leader(now_ms, peers);

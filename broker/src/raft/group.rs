@@ -31,7 +31,7 @@ use super::types::{
     Batch, Body, GroupVote, Member, Stored, TypeConfig, entry_id, log_id, members, stored_membership,
     stored_vote, vote,
 };
-use crate::core::raft_election::{Candidacy, Peers, View, would_vote};
+use crate::core::raft_election::{Candidacy, Peers, View};
 use crate::core::raft_side::{EntryId, Members, ReplicaId};
 
 mod change;

@@ -11,6 +11,17 @@ pub const MOVES_PER_REQUEST_MAX: usize = 10_000;
 /// Pause before a change of the in-sync set is proposed again that was refused or not answered, in
 /// milliseconds.
 pub const ISR_RETRY_MS: i64 = 500;
+/// A replica in sync that has taken nothing for so long, though there is something, is not waited for once the
+/// leader's session with the control plane has lapsed, in milliseconds.
+pub const ISR_SILENT_MS_MAX: i64 = 2_000;
+/// For so long a leader has to have refused appends for lack of room before it resigns, in milliseconds.
+pub const DISK_FULL_RESIGN_MS: i64 = 2_000;
+/// Refusals for lack of room that are further apart do not count as one state, in milliseconds.
+pub const DISK_FULL_GAP_MS: i64 = 5_000;
+/// A leader resigns from one partition for lack of room no more often than this, in milliseconds.
+pub const DISK_FULL_RESIGN_PAUSE_MS: i64 = 60_000;
+/// Leaders of one node that resign at a time for lack of room; the next ones a second later.
+pub const DISK_FULL_RESIGN_MAX: usize = 100;
 /// Bytes that one message to a follower carries for all its partitions, but for a single larger batch.
 pub const REPLICA_ROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Records of a message to a follower up to which they are read on the spot; more are read on a thread of
@@ -28,8 +39,13 @@ pub const REPLICA_FETCHES_PER_MESSAGE_MAX: usize = 10_000;
 pub const EPOCHS_PER_BEGINNING_MAX: usize = 100_000;
 /// Followers' streams that a broker serves at a time.
 pub const REPLICA_STREAMS_MAX: usize = 1_024;
+/// Longest wait for the first message on a follower's stream.
+pub const REPLICA_HELLO_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 /// Pause before a follower asks again what was refused, in milliseconds.
 pub const REPLICA_RETRY_MS: u64 = 100;
+/// Pause before a follower asks again for what it could not take, in milliseconds: each try may be a line in
+/// the log, and syncs.
+pub const REPLICA_FAILED_RETRY_MS: u64 = 1_000;
 /// Longest pause before a follower connects again to a leader, in milliseconds; it grows from the one above.
 pub const REPLICA_RECONNECT_MS_MAX: u64 = 1_000;
 /// Streams that want to hear of one partition's news: followers, and replicas on their way.
@@ -121,6 +137,9 @@ pub const RAFT_SILENT_MS: i64 = 1_500;
 pub const RAFT_RESIGN_TRIES: u32 = 20;
 /// Pause between two candidates of one group, and between two tries, in milliseconds.
 pub const RAFT_CANDIDATE_STEP_MS: i64 = 150;
+/// So long the candidate that comes first in a group denies others its vote, in milliseconds: an election's
+/// lease and a few tries.
+pub const RAFT_PREFERENCE_MS: i64 = 2_000;
 /// Batches that wait for their place in a group's log, or for its commit, over all groups of a node; more are
 /// refused with a retriable error.
 pub const RAFT_PROPOSALS_PENDING_MAX: usize = 20_000;

@@ -1,7 +1,6 @@
 //! What peers ask of a replica, and its answers: votes, entries, snapshots. As openraft's engine judges them,
 //! with the product's one vote per term before it.
 
-use highwater_broker::core::raft_election::would_vote;
 use highwater_broker::core::raft_side::{EntryId, SetMembers, StoredVote};
 use highwater_broker::raft::Stored;
 use highwater_model::limits::RAFT_LEASE_MS;
@@ -16,7 +15,7 @@ impl Group {
         match &message.body {
             RaftBody::PreVote(ask) => {
                 let members = self.members();
-                let yes = would_vote(env.now_ms, ask, &self.view(&members), env.peers);
+                let yes = self.candidacy.would_vote(env.now_ms, ask, &self.view(&members), env.peers);
                 self.answer(&message, None, RaftBody::PreVoted(yes));
             }
             RaftBody::PreVoted(yes) => {

@@ -102,7 +102,7 @@ pub struct Group {
     pub(super) vote: StoredVote,
     pub(super) committed: Option<EntryId>,
     pub(super) part: Part,
-    candidacy: Candidacy,
+    pub(super) candidacy: Candidacy,
     /// When the vote was changed or confirmed last.
     pub(super) touched_ms: i64,
     pub(super) led_at_ms: i64,

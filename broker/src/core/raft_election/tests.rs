@@ -200,3 +200,31 @@ fn who_slept_or_just_began_to_listen_gives_others_time() {
     }
     assert_eq!(peers.greeting(woke + SILENT, 7), said(7, &[2]));
 }
+
+#[test]
+fn of_two_that_ask_each_other_at_once_one_gets_a_yes() {
+    let members = members();
+    let peers = peers(0, &[2, 3]);
+    let mut candidates = BTreeMap::new();
+    for me in [2, 3] {
+        let mut candidacy = Candidacy::default();
+        (0..).find(|now| candidacy.stands(*now, &view(&members, me, Some(1)), &peers)).expect("stands");
+        candidates.insert(me, candidacy);
+    }
+    let says_yes = |me: u64, candidate: u64, now_ms: i64, last: Option<EntryId>| {
+        let ask = Ask { candidate, last };
+        candidates[&me].would_vote(now_ms, &ask, &view(&members, me, Some(1)), &peers)
+    };
+    assert_ne!(says_yes(2, 3, 200, None), says_yes(3, 2, 200, None));
+    let longer = Some(EntryId { term: 1, leader: 1, index: 1 });
+    assert!(
+        says_yes(2, 3, 200, longer) && says_yes(3, 2, 200, longer),
+        "who has more comes before any order"
+    );
+    let late = RAFT_PREFERENCE_MS + RAFT_CANDIDATE_STEP_MS;
+    assert!(says_yes(2, 3, late, None) && says_yes(3, 2, late, None), "who is never elected makes way");
+    let calm = Candidacy::default();
+    let ask = |candidate| Ask { candidate, last: None };
+    assert!(calm.would_vote(200, &ask(3), &view(&members, 2, Some(1)), &peers), "it does not stand itself");
+    assert!(calm.would_vote(200, &ask(2), &view(&members, 3, Some(1)), &peers));
+}

@@ -107,7 +107,7 @@ impl RaftGroup {
     pub(in crate::raft) fn would_vote(&self, now_ms: i64, ask: &Ask, peers: &Peers) -> bool {
         let standing = self.refreshed();
         let view = view!(self, standing);
-        self.store.failure().is_none() && would_vote(now_ms, ask, &view, peers)
+        self.store.failure().is_none() && standing.candidacy.would_vote(now_ms, ask, &view, peers)
     }
 
     /// A node has started anew: a leader there leads no more.
