@@ -204,7 +204,7 @@ settings! {
         "Partitions of __consumer_offsets, which is created when a client first asks for a group's coordinator; they cannot be changed later.";
     offsets_topic_replication_factor: i16 = parse::replication_factor, "3",
         "Replicas of each partition of __consumer_offsets; as many as there are brokers, if those are fewer when it is created.";
-    offsets_topic_rewrite_bytes: u64 = parse::bytes, "16MiB",
+    offsets_topic_rewrite_bytes: u64 = parse::some_bytes, "16MiB",
         "A partition of __consumer_offsets is written anew, and its old part given up, once it holds this much and four times what counts of it.";
     offsets_retention_minutes: u64 = parse::positive_number, "10080",
         "How long the offsets of a group without members are kept, in minutes.";

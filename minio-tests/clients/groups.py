@@ -142,7 +142,7 @@ def all_committed(bootstrap, topic, group, protocol):
     from confluent_kafka import Consumer, TopicPartition
 
     consumer = Consumer(configuration(bootstrap, group, protocol))
-    committed = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], 30)
+    committed = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], 120)
     offsets = [part.offset for part in committed]
     check(offsets == [2 * RECORDS // PARTITIONS] * PARTITIONS, f"committed {offsets}")
     consumer.close()
@@ -167,12 +167,7 @@ def share(bootstrap, topic, protocol):
     members[1].process.send_signal(signal.SIGTERM)
     check(members[1].process.wait(PATIENCE) == 0, "a member does not end")
 
-    # Committed is committed: who comes next finds nothing left.
-    consumer = Consumer(configuration(bootstrap, group, protocol))
-    committed = consumer.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], 120)
-    offsets = [part.offset for part in committed]
-    check(offsets == [2 * RECORDS // PARTITIONS] * PARTITIONS, f"committed {offsets}")
-    consumer.close()
+    all_committed(bootstrap, topic, group, protocol)
     result(records=len(everything), read=before, took_over_seconds=round(took_over, 1), errors=members[1].errors[:3])
 
 

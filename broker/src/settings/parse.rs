@@ -197,6 +197,14 @@ pub fn per_second(value: &str) -> Result<u32, String> {
     value.parse().map_err(|_| "a whole number is needed".to_owned())
 }
 
+/// A size in bytes, at least 4 KiB.
+pub fn some_bytes(value: &str) -> Result<u64, String> {
+    match bytes_or_zero(value)? {
+        n if n >= 4 << 10 => Ok(n),
+        _ => Err("at least 4KiB is needed".to_owned()),
+    }
+}
+
 /// A size in bytes, at least 1 MiB: less than that cannot hold one page or one default batch.
 pub fn bytes(value: &str) -> Result<u64, String> {
     match bytes_or_zero(value)? {
