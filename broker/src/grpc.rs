@@ -33,6 +33,7 @@ use crate::raft::RaftService;
 use crate::replication::ReplicationService;
 use crate::replication::proto::replication_server::ReplicationServer;
 use crate::slot::Slot;
+use crate::transactions::TransactionsService;
 
 /// Messages and services of package `highwater.v1`, generated.
 pub mod proto {
@@ -95,5 +96,7 @@ fn services(node: &Arc<Node>) -> axum::Router {
         .max_decoding_message_size(REPLICA_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(REPLICA_MESSAGE_BYTES_MAX);
     let raft = RaftService::server(node.raft.host.clone(), node.coordinator.cluster_id());
-    Routes::new(admin).add_service(replication).add_service(raft).into_axum_router()
+    let transactions = TransactionsService::server(node);
+    let routes = Routes::new(admin).add_service(replication).add_service(raft);
+    routes.add_service(transactions).into_axum_router()
 }

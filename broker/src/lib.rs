@@ -16,6 +16,7 @@ pub mod raft;
 pub mod replica;
 pub mod replication;
 pub mod tier;
+pub mod transactions;
 pub mod workers;
 
 // --- front doors ---

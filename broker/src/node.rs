@@ -25,6 +25,7 @@ use crate::partition::registry::Registry;
 use crate::replication::Throttle;
 use crate::settings::{Address, Settings};
 use crate::tier::Tier;
+use crate::transactions::TxnShards;
 use crate::workers;
 use crate::workers::disk::DiskGuard;
 use crate::workers::flush::FlushQueue;
@@ -75,6 +76,8 @@ pub struct Node {
     pub producer_ids: ProducerIds,
     /// Consumer groups whose coordinator this node is.
     pub groups: GroupShards,
+    /// Transactions whose coordinator this node is.
+    pub transactions: TxnShards,
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -123,6 +126,7 @@ impl Node {
             offloads: OffloadQueue::default(),
             producer_ids: ProducerIds::default(),
             groups: GroupShards::default(),
+            transactions: TxnShards::default(),
             stop: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),
         });

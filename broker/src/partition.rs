@@ -20,6 +20,7 @@ mod replicate;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod transactions;
 mod upkeep;
 mod waiters;
 
@@ -38,10 +39,12 @@ pub(crate) use raft::GroupPort;
 pub use raft::RaftTerms;
 pub use replicate::NewsListener;
 pub use serve::{AppendRefusal, Appended, Found, LocalRead, Look, ReadRefusal};
+pub use transactions::{Marker, MarkerAppend, MarkerRefusal};
 pub use upkeep::{LocalUse, SealTask};
 pub use waiters::FetchWaiter;
 
 use crate::core::replica::{Assignment, IsrProposal, Moves, Role};
+use crate::core::room::NoRoom;
 use crate::replica::{ReplicaLog, TierEnd};
 use crate::workers::offload::OffloadTrouble;
 use replicate::Listeners;
@@ -146,6 +149,8 @@ pub struct Partition {
     /// Copy of what the log says, to be read without the lock.
     has_lost: AtomicBool,
     offload_trouble: Mutex<OffloadTrouble>,
+    /// Appends that were refused because the disk is full.
+    no_room: Mutex<NoRoom>,
 }
 
 impl Partition {
@@ -191,6 +196,7 @@ impl Partition {
             traffic: AtomicU64::new(0),
             has_lost: AtomicBool::new(has_lost),
             offload_trouble: Mutex::default(),
+            no_room: Mutex::default(),
         };
         partition.check_bounds(&mut partition.lock_any());
         partition
@@ -246,6 +252,8 @@ impl Partition {
         // The manifest's log start rules: it moves first, and a log that was begun anew does not know it.
         let log_start = inner.manifest.log_start.min(high_watermark);
         let local_start = inner.log().local_start().max(log_start);
+        // What is not local is in the tier or given up, and decided.
+        let last_stable = inner.log().last_stable(high_watermark).max(local_start.min(high_watermark));
         // A follower may have begun where its leader's manifest ends, before it has heard of that manifest.
         let tiered_end = match inner.replica.role() {
             Role::Leader if inner.recorded.is_none() => inner.manifest.tiered_end,
@@ -254,8 +262,10 @@ impl Partition {
         OffsetBounds {
             log_start,
             local_start,
-            tiered_end: tiered_end.min(high_watermark),
-            last_stable: high_watermark,
+            // A replica that does not know yet that a transaction's marker is committed counts what the tier
+            // has of it with what is local.
+            tiered_end: tiered_end.min(last_stable),
+            last_stable,
             high_watermark,
             log_end: inner.log().log_end(),
         }
@@ -302,8 +312,10 @@ impl Partition {
 
     /// Takes over what a step of the replica has set going. Under the lock; [`Partition::tell`] follows it
     /// off the lock.
-    fn take_moves(&self, inner: &Inner, moves: &Moves) {
-        self.high_watermark.store(inner.replica.high_watermark(), Ordering::SeqCst);
+    fn take_moves(&self, inner: &mut Inner, moves: &Moves) {
+        let high_watermark = inner.replica.high_watermark();
+        self.high_watermark.store(high_watermark, Ordering::SeqCst);
+        inner.log_mut().high_watermark_is(high_watermark);
         if let Some(proposal) = &moves.propose {
             *self.proposal.lock().unwrap_or_else(PoisonError::into_inner) = Some(proposal.clone());
             self.has_proposal.store(true, Ordering::SeqCst);

@@ -32,6 +32,7 @@ use crate::core::replica::{
 mod fetch;
 mod follow;
 mod guards;
+mod origin;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ mod tests;
 pub use fetch::{AnswerContent, FetchAnswer, FollowerFetch, Position};
 pub use follow::{TakeError, Taken, Truncation};
 pub use guards::Guards;
+pub use origin::{Origin, judge};
 pub use serve::{Served, ServedContent};
 
 /// A batch that is in the leader's log, now or already before.
@@ -178,6 +180,21 @@ impl ReplicaLog {
         needs_all: bool,
         now_ms: i64,
     ) -> Result<LeaderAppended, AppendRefusal> {
+        self.append_from(header, bytes, Origin::Client(None), needs_all, now_ms)
+    }
+
+    /// As [`ReplicaLog::append_as_leader`], from whoever writes it.
+    ///
+    /// # Errors
+    /// [`AppendRefusal`]; the log is unchanged.
+    pub fn append_from(
+        &mut self,
+        header: &BatchHeader,
+        bytes: &Bytes,
+        origin: Origin,
+        needs_all: bool,
+        now_ms: i64,
+    ) -> Result<LeaderAppended, AppendRefusal> {
         let leader_epoch = match self.replica.check_append(needs_all) {
             Err(LeaderRefusal::NotLeader) if !self.guards.epoch_fence && self.last_led >= 0 => {
                 self.last_led.max(self.log.latest_epoch().unwrap_or(0))
@@ -187,7 +204,7 @@ impl ReplicaLog {
         let committed = |refusal: SequenceRefusal| refusal.at_high_watermark(self.high_watermark());
         if self.guards.sequence_check
             && let Sequenced::Duplicate { base_offset, next_offset, max_timestamp } =
-                self.log.producers().check(header).map_err(committed)?
+                judge(&self.log, header, origin).map_err(committed)?
         {
             return Ok(LeaderAppended {
                 base_offset,
@@ -207,6 +224,16 @@ impl ReplicaLog {
             rolled: appended.rolled,
             moves,
         })
+    }
+
+    /// Begins anew where the tier ends: what lies below is committed, and no longer local.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn begin_at_tier(&mut self, tiered_end: Offset) -> Result<(), LogError> {
+        self.log.reset_to(tiered_end)?;
+        self.replica.log_begun_at(tiered_end);
+        Ok(())
     }
 
     /// From now on a Raft group says what this node is to the partition, and writes the log.
@@ -267,6 +294,11 @@ impl ReplicaLog {
             return Moves::default();
         }
         self.replica.tick(now_ms, self.ends())
+    }
+
+    /// See [`Replica::set_lapsed`].
+    pub fn set_lapsed(&mut self, is_lapsed: bool) {
+        self.replica.set_lapsed(is_lapsed);
     }
 
     /// The outcome of a proposal that a [`Moves`] carried.

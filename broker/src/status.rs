@@ -86,6 +86,7 @@ pub fn refresh_metrics(node: &Node) {
     let (groups, members) = node.groups.counts();
     metrics.groups.set(gauge(groups));
     metrics.group_members.set(gauge(members));
+    metrics.transactional_ids.set(gauge(node.transactions.ids()));
 }
 
 /// Why the node cannot serve right now, if so.

@@ -11,7 +11,9 @@ pub mod isr;
 pub mod offload;
 pub mod pace;
 pub mod raft;
+mod relief;
 pub mod retention;
+mod room;
 pub mod sweep;
 mod tick;
 
@@ -25,6 +27,7 @@ use crate::node::Node;
 /// Spawns the workers into `tasks`; all end when the node stops.
 pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(tick::run(node.clone()));
+    tasks.spawn(relief::run(node.clone()));
     tasks.spawn(follow_topics(node.clone()));
     tasks.spawn(retention::run(node.clone()));
     tasks.spawn(sweep::run(node.clone()));
@@ -35,6 +38,7 @@ pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(raft::run(node.clone()));
     tasks.spawn(raft_host(node.clone()));
     tasks.spawn(crate::groups::run(node.clone()));
+    tasks.spawn(crate::transactions::run(node.clone()));
     for _ in 0..node.settings.offload_concurrency.max(1) {
         tasks.spawn(offload::run(node.clone()));
     }

@@ -29,3 +29,5 @@ mod rot;
 mod startup;
 #[path = "it/states.rs"]
 mod states;
+#[path = "it/transactions.rs"]
+mod transactions;

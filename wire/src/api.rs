@@ -23,6 +23,11 @@ pub const DELETE_TOPICS: i16 = 20;
 pub const DELETE_RECORDS: i16 = 21;
 pub const INIT_PRODUCER_ID: i16 = 22;
 pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
+pub const ADD_PARTITIONS_TO_TXN: i16 = 24;
+pub const ADD_OFFSETS_TO_TXN: i16 = 25;
+pub const END_TXN: i16 = 26;
+pub const WRITE_TXN_MARKERS: i16 = 27;
+pub const TXN_OFFSET_COMMIT: i16 = 28;
 pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const ALTER_CONFIGS: i16 = 33;
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
@@ -34,6 +39,9 @@ pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 pub const OFFSET_DELETE: i16 = 47;
 pub const DESCRIBE_CLUSTER: i16 = 60;
+pub const DESCRIBE_PRODUCERS: i16 = 61;
+pub const DESCRIBE_TRANSACTIONS: i16 = 65;
+pub const LIST_TRANSACTIONS: i16 = 66;
 pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
 pub const CONSUMER_GROUP_DESCRIBE: i16 = 69;
 pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
@@ -91,6 +99,11 @@ pub const SERVED: &[ApiRange] = &[
     api(DELETE_RECORDS, "DeleteRecords", [0, 2], 2),
     api(INIT_PRODUCER_ID, "InitProducerId", [0, 5], 2),
     api(OFFSET_FOR_LEADER_EPOCH, "OffsetForLeaderEpoch", [2, 4], 4),
+    api(ADD_PARTITIONS_TO_TXN, "AddPartitionsToTxn", [0, 5], 3),
+    api(ADD_OFFSETS_TO_TXN, "AddOffsetsToTxn", [0, 4], 3),
+    api(END_TXN, "EndTxn", [0, 5], 3),
+    api(WRITE_TXN_MARKERS, "WriteTxnMarkers", [1, 1], 1),
+    api(TXN_OFFSET_COMMIT, "TxnOffsetCommit", [0, 5], 3),
     api(DESCRIBE_CONFIGS, "DescribeConfigs", [1, 4], 4),
     api(ALTER_CONFIGS, "AlterConfigs", [0, 2], 2),
     api(DESCRIBE_LOG_DIRS, "DescribeLogDirs", [1, 4], 2),
@@ -102,6 +115,9 @@ pub const SERVED: &[ApiRange] = &[
     api(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", [0, 0], 0),
     api(OFFSET_DELETE, "OffsetDelete", [0, 0], i16::MAX),
     api(DESCRIBE_CLUSTER, "DescribeCluster", [0, 2], 0),
+    api(DESCRIBE_PRODUCERS, "DescribeProducers", [0, 0], 0),
+    api(DESCRIBE_TRANSACTIONS, "DescribeTransactions", [0, 0], 0),
+    api(LIST_TRANSACTIONS, "ListTransactions", [0, 2], 0),
     api(CONSUMER_GROUP_HEARTBEAT, "ConsumerGroupHeartbeat", [0, 1], 0),
     api(CONSUMER_GROUP_DESCRIBE, "ConsumerGroupDescribe", [0, 1], 0),
     api(DESCRIBE_TOPIC_PARTITIONS, "DescribeTopicPartitions", [0, 0], 0),

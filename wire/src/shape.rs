@@ -15,6 +15,7 @@ mod answers;
 mod group_answers;
 mod groups;
 mod table;
+mod transactions;
 
 use highwater_model::limits::{
     CLIENT_RESPONSE_ELEMENTS_MAX, REQUEST_ELEMENTS_MAX, TAGGED_FIELD_BYTES_MAX, TAGGED_FIELDS_MAX,

@@ -6,6 +6,9 @@
 
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 
+/// Kafka's number of the isolation level.
+const READ_COMMITTED: i8 = 1;
+
 /// Where a fetch offset leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -19,13 +22,37 @@ pub enum Route {
     Tier { end: Offset },
 }
 
-/// Routes a consumer's fetch at `offset`; a consumer reads below the last stable offset.
-pub fn route(offset: Offset, bounds: &OffsetBounds) -> Route {
+/// What of a partition a reader wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Everything that is committed by its replicas.
+    Uncommitted,
+    /// Nothing of a transaction that is open or was aborted.
+    Committed,
+}
+
+impl Isolation {
+    /// Of a request's isolation level.
+    pub fn asked(level: i8) -> Isolation {
+        if level == READ_COMMITTED { Isolation::Committed } else { Isolation::Uncommitted }
+    }
+
+    /// Where such a reader's records end.
+    pub fn end(self, bounds: &OffsetBounds) -> Offset {
+        match self {
+            Isolation::Uncommitted => bounds.high_watermark,
+            Isolation::Committed => bounds.last_stable,
+        }
+    }
+}
+
+/// Routes a consumer's fetch at `offset`.
+pub fn route(offset: Offset, bounds: &OffsetBounds, isolation: Isolation) -> Route {
     debug_assert!(bounds.check().is_ok(), "{bounds:?}");
     if offset < bounds.log_start || offset > bounds.log_end {
         return Route::OutOfRange;
     }
-    if offset >= bounds.last_stable {
+    if offset >= isolation.end(bounds) {
         return Route::Empty;
     }
     if offset >= bounds.local_start {
@@ -129,9 +156,12 @@ mod tests {
             (51, Route::OutOfRange),
             (-1, Route::OutOfRange),
         ] {
-            assert_eq!(route(offset, &b), expected, "{offset}");
+            assert_eq!(route(offset, &b, Isolation::Committed), expected, "{offset}");
         }
-        assert_eq!(route(0, &bounds([0; 6])), Route::Empty);
+        for (offset, expected) in [(19, Route::Tier { end: 30 }), (44, Route::Local), (45, Route::Empty)] {
+            assert_eq!(route(offset, &b, Isolation::Uncommitted), expected, "{offset}");
+        }
+        assert_eq!(route(0, &bounds([0; 6]), Isolation::Uncommitted), Route::Empty);
     }
 
     #[test]

@@ -18,9 +18,10 @@ use crate::groups::OFFSETS_TOPIC;
 use crate::metrics::RefusedKind;
 use crate::node::Node;
 use crate::partition::registry::View;
+use crate::transactions::STATE_TOPIC;
 
 /// Topics that belong to the protocol itself (Kafka's `Topic.INTERNAL_TOPICS`).
-const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, "__transaction_state", "__share_group_state"];
+const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, STATE_TOPIC, "__share_group_state"];
 
 pub fn is_internal(topic: &str) -> bool {
     INTERNAL_TOPICS.contains(&topic)

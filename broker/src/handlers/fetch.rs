@@ -20,7 +20,7 @@ use highwater_wire::kafka::messages::fetch_request::FetchTopic;
 use tokio::time::Instant;
 
 use super::{Call, decode, errors};
-use crate::core::fetch_plan::FetchBudget;
+use crate::core::fetch_plan::{FetchBudget, Isolation};
 use crate::core::fetch_session::{
     Ask, FetchContext, FetchSessions, PartitionKey, SessionRefusal, TopicKey, Want,
 };
@@ -37,7 +37,6 @@ const FOLLOWERS_SINCE: i16 = 11;
 /// First version that tells who leads, and the first that tells where that node is (KIP-951).
 const LEADERS_SINCE: i16 = 12;
 const ENDPOINTS_SINCE: i16 = 16;
-const READ_COMMITTED: i8 = 1;
 
 /// One fetch request on its way.
 struct Fetch {
@@ -50,7 +49,7 @@ struct Fetch {
     min_bytes: usize,
     max_bytes: i32,
     max_wait: Duration,
-    read_committed: bool,
+    isolation: Isolation,
     /// The client's rack; empty where it does not say.
     rack: Arc<str>,
 }
@@ -86,7 +85,7 @@ pub fn begin(call: Call<'_>) -> Answer {
         min_bytes: usize::try_from(min_bytes).unwrap_or(0).min(bytes_max),
         max_bytes,
         max_wait: Duration::from_millis(max_wait.expect("clamped at zero")),
-        read_committed: isolation == READ_COMMITTED,
+        isolation: Isolation::asked(isolation),
         rack,
     };
     let collected = fetch.collect();

@@ -1,6 +1,5 @@
-//! FindCoordinator (KIP-699): which broker coordinates a group. It is the leader of the group's partition of
-//! `__consumer_offsets`, which is created when it is first asked for. Transactions are not served yet; their
-//! coordinator is not available, which clients take as "ask again later".
+//! FindCoordinator (KIP-699): which broker coordinates a group or a transactional id. It is the leader of its
+//! partition of `__consumer_offsets` or `__transaction_state`, which is created when it is first asked for.
 
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use highwater_wire::kafka::protocol::StrBytes;
 
 use crate::groups::{self, Coordinator};
 use crate::node::Node;
+use crate::transactions;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
@@ -34,17 +34,17 @@ pub async fn handle(
 }
 
 async fn find(node: &Arc<Node>, key_type: i8, keys: &[StrBytes]) -> Vec<Found> {
-    let refusal = match key_type {
-        GROUP => {
-            let names: Vec<&str> = keys.iter().map(StrBytes::as_str).collect();
-            let found = groups::find(node, &names).await.into_iter();
-            let unavailable = (ResponseError::CoordinatorNotAvailable, "The coordinator is not available.");
-            return found.map(|one| one.ok_or(unavailable)).collect();
+    let names: Vec<&str> = keys.iter().map(StrBytes::as_str).collect();
+    let found = match key_type {
+        GROUP => groups::find(node, &names).await,
+        TRANSACTION => transactions::find(node, &names).await,
+        _ => {
+            let refusal = (ResponseError::InvalidRequest, "Unknown coordinator type.");
+            return keys.iter().map(|_| Err(refusal)).collect();
         }
-        TRANSACTION => (ResponseError::CoordinatorNotAvailable, "Transactions are not served yet."),
-        _ => (ResponseError::InvalidRequest, "Unknown coordinator type."),
     };
-    keys.iter().map(|_| Err(refusal)).collect()
+    let unavailable = (ResponseError::CoordinatorNotAvailable, "The coordinator is not available.");
+    found.into_iter().map(|one| one.ok_or(unavailable)).collect()
 }
 
 fn respond(is_batched: bool, keys: Vec<StrBytes>, found: Vec<Found>) -> FindCoordinatorResponse {

@@ -20,8 +20,22 @@ pub struct ProducerIds {
 }
 
 impl ProducerIds {
-    fn take(&self) -> Option<i64> {
+    /// An id at once, or none.
+    pub fn take(&self) -> Option<i64> {
         self.block.lock().unwrap_or_else(PoisonError::into_inner).next()
+    }
+
+    /// Sees to it that there is an id to take.
+    pub async fn prepare(&self, node: &Node) {
+        if self.block.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            && let Some(id) = self.next(node).await
+        {
+            // Put back at the front: ids of a block follow each other.
+            let mut block = self.block.lock().unwrap_or_else(PoisonError::into_inner);
+            if block.start == id + 1 {
+                block.start = id;
+            }
+        }
     }
 
     async fn next(&self, node: &Node) -> Option<i64> {
@@ -46,10 +60,10 @@ impl ProducerIds {
     }
 }
 
-/// Hands out an id at epoch 0. Transactional ids are not served yet.
+/// Hands out an id at epoch 0; for a transactional id, its coordinator does.
 pub async fn handle(
     node: &Arc<Node>,
-    _version: i16,
+    version: i16,
     request: InitProducerIdRequest,
 ) -> InitProducerIdResponse {
     let refused = |code| {
@@ -61,8 +75,7 @@ pub async fn handle(
     match &request.transactional_id {
         // As Kafka: an empty id is a mistake of the client, not a wish for none.
         Some(id) if id.is_empty() => return refused(errors::INVALID_REQUEST),
-        // The producer's own "no coordinator for transactions": it reports that and does not spin.
-        Some(_) => return refused(errors::TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
+        Some(_) => return super::transactions::init(node, version, &request).await,
         None => {}
     }
     match node.producer_ids.next(node).await {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::errors;
 use super::topics::{find_led, find_topic, unavailable_code};
-use crate::core::fetch_plan::{EpochFence, fence};
+use crate::core::fetch_plan::{EpochFence, Isolation, fence};
 use crate::node::Node;
 use crate::partition::registry::Topic;
 use crate::partition::{Partition, ReadRefusal};
@@ -48,11 +48,12 @@ const NOTHING: Listed = Listed { offset: -1, timestamp: -1, leader_epoch: -1 };
 pub async fn handle(node: &Arc<Node>, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
     let view = node.partitions.view();
     let mut topics = Vec::with_capacity(request.topics.len());
+    let isolation = Isolation::asked(request.isolation_level);
     for asked in request.topics {
         let topic = find_topic(&view, false, &asked.name, Uuid::nil());
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for partition in &asked.partitions {
-            let listed = list(node, version, topic, partition).await;
+            let listed = list(node, version, topic, (partition, isolation)).await;
             partitions.push(response(version, partition.partition_index, listed));
         }
         topics.push(ListOffsetsTopicResponse::default().with_name(asked.name).with_partitions(partitions));
@@ -74,7 +75,7 @@ async fn list(
     node: &Arc<Node>,
     version: i16,
     topic: Result<&Arc<Topic>, i16>,
-    asked: &ListOffsetsPartition,
+    (asked, isolation): (&ListOffsetsPartition, Isolation),
 ) -> Result<Listed, i16> {
     let partition = find_led(topic?, asked.partition_index)?;
     let bounds = partition.bounds().map_err(|e| unavailable_code(&e))?;
@@ -84,6 +85,9 @@ async fn list(
         EpochFence::Unknown => return Err(errors::UNKNOWN_LEADER_EPOCH),
     }
     let at = |offset| Listed { offset, timestamp: -1, leader_epoch: partition.epoch_at(offset) };
+    // Where this reader's records end.
+    let end = isolation.end(&bounds);
+    let below_end = |listed: Listed| if listed.offset < end { listed } else { NOTHING };
     match asked.timestamp {
         // A new leader may not know yet how much of what it has is committed (KIP-207).
         timestamp
@@ -95,16 +99,16 @@ async fn list(
                 false => Err(errors::OFFSET_NOT_AVAILABLE),
             }
         }
-        LATEST => Ok(at(bounds.last_stable)),
+        LATEST => Ok(at(end)),
         EARLIEST => Ok(at(bounds.log_start)),
-        MAX_TIMESTAMP if version >= 7 => newest(node, partition, &bounds).await,
+        MAX_TIMESTAMP if version >= 7 => newest(node, partition, &bounds).await.map(below_end),
         EARLIEST_LOCAL if version >= 8 => Ok(at(bounds.local_start)),
         LATEST_TIERED if version >= 9 => Ok(match bounds.tiered_end > bounds.log_start {
             true => at(bounds.tiered_end - 1),
             false => NOTHING,
         }),
         timestamp if timestamp < 0 => Err(errors::UNSUPPORTED_VERSION),
-        timestamp => first_at(node, partition, &bounds, timestamp).await,
+        timestamp => first_at(node, partition, &bounds, timestamp).await.map(below_end),
     }
 }
 
@@ -197,7 +201,7 @@ async fn newest_in_tier(node: &Arc<Node>, partition: &Partition, least: i64) -> 
 fn refused(partition: &Partition, refusal: &ReadRefusal) -> i16 {
     match refusal {
         ReadRefusal::Unavailable(unavailable) => unavailable_code(unavailable),
-        ReadRefusal::Log(e) => {
+        e => {
             tracing::error!(topic = %partition.topic, partition = partition.tp.partition, "cannot read: {e}");
             errors::KAFKA_STORAGE_ERROR
         }

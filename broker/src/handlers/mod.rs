@@ -27,6 +27,7 @@ pub mod list_offsets;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod topics;
+pub mod transactions;
 
 // --- administration ---
 pub mod admin;
@@ -121,9 +122,6 @@ pub fn begin(node: &Arc<Node>, peer: IpAddr, head: &RequestHead, body: Bytes) ->
         ApiKey::DeleteRecords => {
             alone!(call, DeleteRecordsRequest, DeleteRecordsResponse, delete_records::handle)
         }
-        ApiKey::InitProducerId => {
-            alone!(call, InitProducerIdRequest, InitProducerIdResponse, init_producer_id::handle)
-        }
         _ => begin_group(key, call),
     }
 }
@@ -154,6 +152,38 @@ fn begin_group(key: ApiKey, call: Call<'_>) -> Answer {
         ),
         ApiKey::ConsumerGroupDescribe => {
             of_client!(call, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, consumer::describe)
+        }
+        _ => begin_transaction(key, call),
+    }
+}
+
+fn begin_transaction(key: ApiKey, call: Call<'_>) -> Answer {
+    use transactions::{admin as listed, markers, offsets};
+    match key {
+        ApiKey::InitProducerId => {
+            alone!(call, InitProducerIdRequest, InitProducerIdResponse, init_producer_id::handle)
+        }
+        ApiKey::AddPartitionsToTxn => {
+            alone!(call, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, transactions::add_partitions)
+        }
+        ApiKey::AddOffsetsToTxn => {
+            alone!(call, AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, transactions::add_offsets)
+        }
+        ApiKey::TxnOffsetCommit => {
+            of_client!(call, TxnOffsetCommitRequest, TxnOffsetCommitResponse, offsets::commit)
+        }
+        ApiKey::EndTxn => alone!(call, EndTxnRequest, EndTxnResponse, transactions::end),
+        ApiKey::WriteTxnMarkers => {
+            alone!(call, WriteTxnMarkersRequest, WriteTxnMarkersResponse, markers::handle)
+        }
+        ApiKey::DescribeTransactions => {
+            alone!(call, DescribeTransactionsRequest, DescribeTransactionsResponse, listed::describe)
+        }
+        ApiKey::ListTransactions => {
+            alone!(call, ListTransactionsRequest, ListTransactionsResponse, listed::list)
+        }
+        ApiKey::DescribeProducers => {
+            alone!(call, DescribeProducersRequest, DescribeProducersResponse, listed::producers)
         }
         _ => begin_administration(key, call),
     }

@@ -2,9 +2,12 @@
 //!
 //! A request takes effect where it is read, in the connection's task: each batch is judged without a lock,
 //! then appended under its partition's lock. The answer waits only where a batch does not count yet: for the
-//! other replicas in sync (acks=all), or for the disk. Errors are told per partition; who asked the wrong
-//! node is told who leads (KIP-951). Invariants: 3 (no acknowledgement before its batch counts), 14 (bytes as
-//! sent).
+//! other replicas in sync (acks=all), or for the disk. A request that begins a transaction in a partition
+//! waits for its coordinator's word first (`verify`), and the connection's later requests wait behind it.
+//! Errors are told per partition; who asked the wrong node is told who leads (KIP-951). Invariants: 3 (no
+//! acknowledgement before its batch counts), 14 (bytes as sent).
+
+mod verify;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use highwater_log::VerificationTicket;
 use highwater_model::limits::DECOMPRESSED_PER_REQUEST_BYTES_MAX;
 use highwater_wire::kafka::messages::produce_request::PartitionProduceData;
 use highwater_wire::kafka::messages::produce_response::{
@@ -32,6 +36,7 @@ use crate::node::Node;
 use crate::partition::registry::Topic;
 use crate::partition::{AckFailure, AckWait, AppendRefusal, Appended, Partition, Proposal};
 use crate::raft::ProposeRefusal;
+use crate::replica::Origin;
 
 /// First version that names topics by id.
 const IDS_SINCE: i16 = 13;
@@ -86,12 +91,22 @@ impl Refused {
     }
 }
 
+/// A batch that may be appended, and its place in the answer.
+struct Judged {
+    topic: usize,
+    index: usize,
+    partition: Arc<Partition>,
+    batch: AcceptedBatch,
+    /// It begins a transaction here: the coordinator has to be asked first.
+    ticket: Option<VerificationTicket>,
+}
+
 /// What holds for all batches of a request.
 struct Context<'a> {
     node: &'a Arc<Node>,
     version: i16,
-    acks: i16,
     now_ms: i64,
+    is_transactional: bool,
     /// The whole request is refused, e.g. for its acks.
     refusal: Option<(i16, &'static str)>,
     /// What its batches may still decompress to.
@@ -109,30 +124,23 @@ pub fn begin(call: Call<'_>) -> Answer {
     let context = Context {
         node: call.node,
         version: call.version,
-        acks,
         now_ms: call.node.now_ms(),
+        is_transactional: request.transactional_id.is_some(),
         refusal,
         decompress_bytes: Cell::new(DECOMPRESSED_PER_REQUEST_BYTES_MAX),
     };
     let view = call.node.partitions.view();
-    let mut waits = Vec::new();
+    let mut judged = Vec::new();
     let mut topics = Vec::with_capacity(request.topic_data.len());
     for data in request.topic_data {
         let topic = find_topic(&view, call.version >= IDS_SINCE, &data.name, data.topic_id);
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for partition in data.partition_data {
-            let index = partitions.len();
+            let at = (topics.len(), partitions.len());
             let response = PartitionProduceResponse::default().with_index(partition.index);
-            partitions.push(match produce_one(&context, topic, partition) {
-                Ok(Taken::Appended(partition, appended)) => {
-                    if let Some(wait) = appended.waits {
-                        let wait = Wait::Ack(partition, wait);
-                        waits.push(Waiting { wait, topic: topics.len(), index });
-                    }
-                    accepted(response, &appended)
-                }
-                Ok(Taken::Proposed(proposal)) => {
-                    waits.push(Waiting { wait: Wait::Group(proposal), topic: topics.len(), index });
+            partitions.push(match judge_one(&context, topic, partition, at) {
+                Ok(one) => {
+                    judged.push(one);
                     response
                 }
                 Err(refused) => refused_response(response, refused),
@@ -141,26 +149,35 @@ pub fn begin(call: Call<'_>) -> Answer {
         let topic = TopicProduceResponse::default().with_name(data.name).with_topic_id(data.topic_id);
         topics.push(topic.with_partition_responses(partitions));
     }
-    let mut response = ProduceResponse::default().with_responses(topics);
+    let response = ProduceResponse::default().with_responses(topics);
+    let now_ms = context.now_ms;
+    if let Some(id) = request.transactional_id
+        && judged.iter().any(|one| one.ticket.is_some())
+    {
+        let head = verify::Head::of(&call, acks, timeout_ms, now_ms);
+        return Answer::Alone(Box::pin(verify::verified(head, id.as_str().into(), response, judged)));
+    }
+    let (mut response, waits) = append_all(call.node, acks, now_ms, response, judged);
     name_leaders(&Asked { node: call.node, version: call.version }, &mut response);
     answer(&call, acks, timeout_ms, response, waits)
 }
 
 fn refuse_request(request: &ProduceRequest) -> Option<(i16, &'static str)> {
-    if request.transactional_id.is_some() {
-        return Some((errors::INVALID_TXN_STATE, "transactions are not served yet"));
-    }
     if !(ACKS_ALL..=1).contains(&request.acks) {
         return Some((errors::INVALID_REQUIRED_ACKS, "acks must be -1, 0 or 1"));
+    }
+    if request.transactional_id.is_some() && request.acks == 0 {
+        return Some((errors::INVALID_REQUIRED_ACKS, "a transaction needs acknowledgements"));
     }
     None
 }
 
-fn produce_one(
+fn judge_one(
     context: &Context<'_>,
     topic: Result<&Arc<Topic>, i16>,
     data: PartitionProduceData,
-) -> Result<Taken, Refused> {
+    (topic_at, index): (usize, usize),
+) -> Result<Judged, Refused> {
     let node = context.node;
     if let Some((code, message)) = context.refusal {
         return Err(Refused::told(code, message));
@@ -171,26 +188,69 @@ fn produce_one(
     }
     let partition = topic.and_then(|topic| find_led(topic, data.index)).map_err(Refused::code)?;
     if node.disk.is_full() {
+        partition.refused_for_room(context.now_ms);
         return Err(Refused::told(errors::KAFKA_STORAGE_ERROR, "the broker's disk is full"));
     }
     let terms = partition.terms();
     let batch = judge(context, terms.rules, &data.records.unwrap_or_default())?;
+    let mut ticket = None;
     if batch.header.is_transactional() {
-        return Err(Refused::told(errors::INVALID_TXN_STATE, "transactions are not served yet"));
+        if !context.is_transactional {
+            let text = "a batch of a transaction in a request without a transactional id";
+            return Err(Refused::told(errors::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, text));
+        }
+        let bumps_epoch = context.version >= verify::ADDS_SINCE;
+        let drawn = partition.verification_ticket(&batch.header, bumps_epoch, context.now_ms);
+        ticket = drawn.map_err(|unavailable| Refused::code(unavailable_code(&unavailable)))?;
     }
-    if let Some(raft) = &terms.raft {
+    Ok(Judged { topic: topic_at, index, partition: partition.clone(), batch, ticket })
+}
+
+/// Appends what was judged, in order, and notes where each batch is; what waits is left to wait for.
+fn append_all(
+    node: &Arc<Node>,
+    acks: i16,
+    now_ms: i64,
+    mut response: ProduceResponse,
+    judged: Vec<Judged>,
+) -> (ProduceResponse, Vec<Waiting>) {
+    let mut waits = Vec::new();
+    for one in judged {
+        let (topic, index) = (one.topic, one.index);
+        let slot = &mut response.responses[topic].partition_responses[index];
+        let empty = PartitionProduceResponse::default().with_index(slot.index);
+        match append_one(node, acks, now_ms, one) {
+            Ok(Taken::Appended(partition, appended)) => {
+                if let Some(wait) = appended.waits {
+                    waits.push(Waiting { wait: Wait::Ack(partition, wait), topic, index });
+                }
+                *slot = accepted(empty, &appended);
+            }
+            Ok(Taken::Proposed(proposal)) => {
+                waits.push(Waiting { wait: Wait::Group(proposal), topic, index });
+            }
+            Err(refused) => *slot = refused_response(empty, refused),
+        }
+    }
+    (response, waits)
+}
+
+fn append_one(node: &Arc<Node>, acks: i16, now_ms: i64, judged: Judged) -> Result<Taken, Refused> {
+    let Judged { partition, batch, ticket, .. } = judged;
+    let (origin, needs_all) = (Origin::Client(ticket), acks == ACKS_ALL);
+    if let Some(raft) = &partition.terms().raft {
         partition.note_traffic(batch.bytes.len());
-        let proposed = partition.propose(node, raft, &batch, context.acks == ACKS_ALL);
+        let proposed = partition.propose_as(node, raft, &batch, origin, needs_all);
         return proposed.map(Taken::Proposed).map_err(|e| refused_append(node, &e));
     }
     let appended = partition
-        .append(node, &batch, context.acks == ACKS_ALL, context.now_ms)
+        .append_as(node, &batch, origin, needs_all, now_ms, None)
         .map_err(|e| refused_append(node, &e))?;
     if !appended.is_duplicate {
         node.metrics.produced_records.inc_by(u64::from(batch.header.record_count.unsigned_abs()));
         node.metrics.produced_bytes.inc_by(batch.bytes.len() as u64);
     }
-    Ok(Taken::Appended(partition.clone(), appended))
+    Ok(Taken::Appended(partition, appended))
 }
 
 /// Judges one batch. All compressed batches of a request share what they may decompress to, so that many

@@ -16,6 +16,7 @@ use super::{AppendRefusal, Appended, Partition, RaftTerms};
 use crate::core::replica::LeaderRefusal;
 use crate::node::Node;
 use crate::raft::{ProposeRefusal, RaftGroup};
+use crate::replica::Origin;
 
 /// A batch that was proposed. Dropping it does not take it back.
 pub enum Proposal {
@@ -51,13 +52,28 @@ impl Partition {
         batch: &AcceptedBatch,
         needs_all: bool,
     ) -> Result<Proposal, AppendRefusal> {
+        self.propose_as(node, raft, batch, Origin::Client(None), needs_all)
+    }
+
+    /// As [`Partition::propose`], of whoever writes it.
+    ///
+    /// # Errors
+    /// As [`Partition::propose`].
+    pub fn propose_as(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        raft: &RaftTerms,
+        batch: &AcceptedBatch,
+        origin: Origin,
+        needs_all: bool,
+    ) -> Result<Proposal, AppendRefusal> {
         let not_leader = AppendRefusal::Leader(LeaderRefusal::NotLeader);
         let Some(group) = raft.group.clone() else { return Err(not_leader) };
         let Ok(seat) = node.raft.proposals.clone().try_acquire_owned() else { return Err(not_leader) };
         let (node, partition, batch) = (node.clone(), self.clone(), batch.clone());
         let mut work = Box::pin(async move {
             let _seat = seat;
-            proposed(&node, &partition, &group, &batch, needs_all).await
+            proposed(&node, &partition, &group, &batch, (origin, needs_all)).await
         });
         // Its first step takes its place in the order of proposals.
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -73,11 +89,11 @@ async fn proposed(
     partition: &Partition,
     group: &RaftGroup,
     batch: &AcceptedBatch,
-    needs_all: bool,
+    (origin, needs_all): (Origin, bool),
 ) -> Result<Appended, ProposeRefusal> {
     let header = &batch.header;
-    let placed = group.propose(header, batch.bytes.clone()).await?;
-    if placed.duplicate_of.is_none() {
+    let placed = group.propose_as(header, batch.bytes.clone(), origin).await?;
+    if placed.duplicate_of.is_none() && matches!(origin, Origin::Client(_)) {
         node.metrics.produced_records.inc_by(u64::from(header.record_count.unsigned_abs()));
         node.metrics.produced_bytes.inc_by(batch.bytes.len() as u64);
     }

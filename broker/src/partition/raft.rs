@@ -45,6 +45,7 @@ impl Partition {
         if is_new || record.leader_epoch > inner.replica.leader_epoch() {
             let leader = record.leader.filter(|leader| *leader != self.node_id);
             let role = GroupRole { term: record.leader_epoch, leader, leads: false };
+            inner.log_mut().forget_verifications();
             inner.replica.follow_group(role);
         }
         let raft = Some(RaftTerms { since_epoch, group: same.and_then(|raft| raft.group.clone()) });
@@ -106,6 +107,7 @@ impl Partition {
         let term = inner.replica.leader_epoch();
         let recorded = inner.recorded.filter(|(epoch, _)| *epoch == term);
         let leader = recorded.and_then(|(_, leader)| leader).filter(|leader| *leader != self.node_id);
+        inner.log_mut().forget_verifications();
         inner.replica.follow_group(GroupRole { term, leader, leads: false });
     }
 
@@ -126,6 +128,9 @@ impl Partition {
         let before = (inner.replica.role(), inner.replica.leader_epoch());
         inner.replica.follow_group(GroupRole { term, leader, leads });
         let now = (inner.replica.role(), inner.replica.leader_epoch());
+        if now != before {
+            inner.log_mut().forget_verifications();
+        }
         self.show(&inner, Terms::clone(&known));
         self.check_bounds(&mut inner);
         drop(inner);
@@ -226,7 +231,7 @@ impl Partition {
         }
         let before = inner.replica.high_watermark();
         let moves = inner.replica.group_committed(end);
-        self.take_moves(&inner, &moves);
+        self.take_moves(&mut inner, &moves);
         self.check_bounds(&mut inner);
         let now = inner.replica.high_watermark();
         let is_sealed = inner.log().sealed().last().is_some_and(|s| before < s.end && s.end <= now);

@@ -10,7 +10,7 @@ use highwater_model::topic_config::Replication;
 use highwater_model::{Offset, TopicConfig, TopicPartition};
 
 use super::{Inner, Partition, Terms, Unavailable, tier_end};
-use crate::core::replica::{Assignment, IsrOutcome, IsrProposal, Role};
+use crate::core::replica::{Assignment, IsrOutcome, IsrProposal, Moves, Role};
 use crate::node::Node;
 use crate::replica::{FetchAnswer, FollowerFetch, Served, TakeError, Taken};
 
@@ -53,6 +53,15 @@ impl Listeners {
     }
 }
 
+/// What a step has to have flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wants {
+    /// Everything that is appended.
+    pub flush: bool,
+    /// What was sealed.
+    pub flush_sealed: bool,
+}
+
 impl Partition {
     /// Takes over what the control plane says by now: role, in-sync set, settings.
     pub fn take_assignment(&self, now_ms: i64, config: &Arc<TopicConfig>, assignment: &Assignment) {
@@ -71,11 +80,14 @@ impl Partition {
             inner.seal_alarm.get_or_insert_with(|| reason.into());
         }
         let assigned = inner.replica.set_assignment(now_ms, assignment);
+        if assigned.is_new_epoch {
+            inner.log_mut().forget_verifications();
+        }
         let terms = self.terms();
         if !assigned.is_old || !Arc::ptr_eq(&terms.config, config) {
             self.set_terms(Terms::new(config.clone(), self.node_id, assignment));
         }
-        self.take_moves(&inner, &assigned.moves);
+        self.take_moves(&mut inner, &assigned.moves);
         self.check_bounds(&mut inner);
         let role = inner.replica.role();
         self.has_lost.store(inner.replica.has_lost(), Ordering::Relaxed);
@@ -104,41 +116,21 @@ impl Partition {
     /// Takes the leader's answer. Writes to the disk; truncating syncs it.
     ///
     /// # Errors
-    /// [`TakeError`]; where the disk failed, the partition serves no more.
+    /// [`TakeError`]; what was taken before it stays.
     pub fn take_answer(
         self: &Arc<Self>,
         node: &Node,
         now_ms: i64,
         answer: &FetchAnswer,
     ) -> Result<Taken, TakeError> {
-        let Ok(mut inner) = self.lock() else {
-            return Ok(Taken { is_stale: true, ..Taken::default() });
-        };
-        let taken = match inner.replica.take_answer(now_ms, answer) {
-            Ok(taken) => taken,
-            Err(error) => {
-                self.take_moves(&inner, &Default::default());
-                return Err(error);
-            }
-        };
-        self.take_moves(&inner, &taken.moves);
-        self.has_lost.store(inner.replica.has_lost(), Ordering::Relaxed);
-        if inner.unflushed_records == 0 {
-            inner.unflushed_since_ms = now_ms;
-        }
-        inner.unflushed_records += taken.appended_records;
-        let wants_flush =
-            taken.appended_records > 0 && inner.unflushed_records >= self.terms().config.flush_messages;
-        self.check_bounds(&mut inner);
-        drop(inner);
-        self.tell(&taken.moves);
-        if wants_flush {
+        let (taken, wants) = self.take(now_ms, answer);
+        if wants.flush {
             node.flush.push(self);
         }
-        if taken.rolled {
+        if wants.flush_sealed {
             node.flush.push_sealed(self);
         }
-        if let Some(cut) = &taken.truncated {
+        if let Ok(Taken { truncated: Some(cut), .. }) = &taken {
             let (topic, partition) = (&self.topic, self.tp.partition);
             match cut.is_below_high_watermark {
                 false => {
@@ -150,7 +142,36 @@ impl Partition {
                 ),
             }
         }
-        Ok(taken)
+        taken
+    }
+
+    /// As [`Partition::take_answer`], without the queues. What was written before an error wants its flush
+    /// too: the leader may wait for that.
+    pub(super) fn take(&self, now_ms: i64, answer: &FetchAnswer) -> (Result<Taken, TakeError>, Wants) {
+        let Ok(mut inner) = self.lock() else {
+            return (Ok(Taken { is_stale: true, ..Taken::default() }), Wants::default());
+        };
+        let (end, active) = (inner.log().log_end(), inner.log().active_start());
+        let taken = inner.replica.take_answer(now_ms, answer);
+        let moves = taken.as_ref().map_or_else(|_| Moves::default(), |taken| taken.moves.clone());
+        self.take_moves(&mut inner, &moves);
+        self.has_lost.store(inner.replica.has_lost(), Ordering::Relaxed);
+        if inner.unflushed_records == 0 {
+            inner.unflushed_since_ms = now_ms;
+        }
+        let appended = match &taken {
+            Ok(taken) => taken.appended_records,
+            Err(_) => u64::try_from(inner.log().log_end() - end).unwrap_or(0),
+        };
+        inner.unflushed_records += appended;
+        let wants = Wants {
+            flush: appended > 0 && inner.unflushed_records >= self.terms().config.flush_messages,
+            flush_sealed: inner.log().active_start() > active,
+        };
+        self.check_bounds(&mut inner);
+        drop(inner);
+        self.tell(&moves);
+        (taken, wants)
     }
 
     /// Serves a follower's fetch.
@@ -167,7 +188,7 @@ impl Partition {
         let mut inner = self.lock()?;
         let tiered_end = inner.manifest.tiered_end;
         let served = inner.replica.serve_fetch(now_ms, fetch, tiered_end, bytes_max);
-        self.take_moves(&inner, &served.moves);
+        self.take_moves(&mut inner, &served.moves);
         self.check_bounds(&mut inner);
         drop(inner);
         self.tell(&served.moves);
@@ -185,17 +206,28 @@ impl Partition {
         self.listeners.add(listener)
     }
 
-    /// What time alone makes due: followers that lag leave the in-sync set, proposals are made again.
+    /// What time alone makes due: followers that lag leave the in-sync set, proposals are made again, and
+    /// nobody waits on for a leader that is cut off.
     pub(crate) fn tick_replica(self: &Arc<Self>, node: &Node, now_ms: i64) {
+        self.tick(now_ms, node.isr.is_lapsed());
+        node.isr.push_if_wanted(self);
+    }
+
+    /// `is_lapsed`: this node's session with the control plane.
+    pub(super) fn tick(&self, now_ms: i64, is_lapsed: bool) {
         if !self.terms().is_leader {
             return;
         }
         let Ok(mut inner) = self.lock() else { return };
+        inner.replica.set_lapsed(is_lapsed);
         let moves = inner.replica.tick(now_ms);
-        self.take_moves(&inner, &moves);
+        let is_unproven = inner.replica.replica().is_unproven();
+        self.take_moves(&mut inner, &moves);
         drop(inner);
         self.tell(&moves);
-        node.isr.push_if_wanted(self);
+        if is_unproven {
+            self.told();
+        }
     }
 
     /// The change of the in-sync set that waits to be proposed.
@@ -209,7 +241,7 @@ impl Partition {
     pub(crate) fn isr_settled(&self, now_ms: i64, proposal: &IsrProposal, outcome: IsrOutcome) {
         let Ok(mut inner) = self.lock() else { return };
         let moves = inner.replica.isr_settled(now_ms, proposal, outcome);
-        self.take_moves(&inner, &moves);
+        self.take_moves(&mut inner, &moves);
         self.check_bounds(&mut inner);
         drop(inner);
         self.tell(&moves);
@@ -237,7 +269,7 @@ impl Partition {
 pub(super) fn raise_to_tier(inner: &mut Inner) -> Result<(), LogError> {
     let tiered_end = inner.manifest.tiered_end;
     match inner.log().log_end() < tiered_end {
-        true => inner.log_mut().reset_to(tiered_end),
+        true => inner.replica.begin_at_tier(tiered_end),
         false => Ok(()),
     }
 }

@@ -3,16 +3,17 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use highwater_log::{LogError, LogRead, LogSlice, ReadError, SequenceRefusal, TimestampedOffset};
+use highwater_log::{AbortedTxn, LogError, LogRead, LogSlice, ReadError, SequenceRefusal, TimestampedOffset};
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 use highwater_wire::{AcceptedBatch, TimestampType};
 
 use super::replicate::epoch_end;
 use super::{AckWait, FetchWaiter, Inner, Partition, Terms, Unavailable};
-use crate::core::fetch_plan::{EpochFence, Grant, Route, fence, route};
+use crate::core::fetch_plan::{EpochFence, Grant, Isolation, Route, fence, route};
 use crate::core::fetch_session::Want;
 use crate::core::replica::{AckState, AckTicket, LeaderRefusal, Role};
 use crate::node::Node;
+use crate::replica::Origin;
 
 /// A batch that is in the log, now or already before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct LocalRead {
     pub bytes: usize,
     /// There is more than was granted.
     pub is_limited: bool,
+    /// Aborted transactions that have batches here, for a reader of committed data.
+    pub aborted: Vec<AbortedTxn>,
 }
 
 /// What a fetch finds at its offset.
@@ -80,6 +83,9 @@ pub enum ReadRefusal {
     Unavailable(#[from] Unavailable),
     #[error(transparent)]
     Log(#[from] ReadError),
+    /// Which transactions were aborted cannot be told.
+    #[error("aborted transactions: {0}")]
+    Aborted(LogError),
 }
 
 impl ReadRefusal {
@@ -105,10 +111,11 @@ impl Partition {
         needs_all: bool,
         now_ms: i64,
     ) -> Result<Appended, AppendRefusal> {
-        self.append_in(node, batch, needs_all, now_ms, None)
+        self.append_as(node, batch, Origin::Client(None), needs_all, now_ms, None)
     }
 
-    /// As [`Partition::append`]; in no other leader epoch than `epoch`, if one is given.
+    /// As [`Partition::append`], of a coordinator on this node: in no other leader epoch than `epoch`, if one
+    /// is given.
     ///
     /// # Errors
     /// As [`Partition::append`]; `FencedEpoch` if another epoch has begun.
@@ -116,6 +123,22 @@ impl Partition {
         self: &Arc<Self>,
         node: &Node,
         batch: &AcceptedBatch,
+        needs_all: bool,
+        now_ms: i64,
+        epoch: Option<LeaderEpoch>,
+    ) -> Result<Appended, AppendRefusal> {
+        self.append_as(node, batch, Origin::Coordinator(None), needs_all, now_ms, epoch)
+    }
+
+    /// As [`Partition::append_in`], from whoever writes it.
+    ///
+    /// # Errors
+    /// As [`Partition::append_in`].
+    pub fn append_as(
+        self: &Arc<Self>,
+        node: &Node,
+        batch: &AcceptedBatch,
+        origin: Origin,
         needs_all: bool,
         now_ms: i64,
         epoch: Option<LeaderEpoch>,
@@ -128,11 +151,11 @@ impl Partition {
             return Err(AppendRefusal::Leader(LeaderRefusal::FencedEpoch { given, current }));
         }
         let log_start = inner.manifest.log_start;
-        let appended = match inner.replica.append_as_leader(header, &batch.bytes, needs_all, now_ms) {
+        let appended = match inner.replica.append_from(header, &batch.bytes, origin, needs_all, now_ms) {
             Ok(appended) => appended,
             Err(e) => return Err(self.append_failed(node, e)),
         };
-        self.take_moves(&inner, &appended.moves);
+        self.take_moves(&mut inner, &appended.moves);
         let waits = waits(&inner, &terms, appended.ticket, needs_all);
         let is_log_append = header.timestamp_type() == TimestampType::LogAppendTime;
         if let Some(max_timestamp) = appended.duplicate_of {
@@ -178,6 +201,7 @@ impl Partition {
             Refused::Sequence(refusal) => AppendRefusal::Sequence(refusal),
             Refused::Log(LogError::Io { ref source, .. }) if is_disk_full(source) => {
                 node.disk.found_full();
+                self.refused_for_room(node.now_ms());
                 AppendRefusal::DiskFull
             }
             // Said once, when it happened; what is there stays readable.
@@ -199,6 +223,20 @@ impl Partition {
         want: &Want,
         grant: Option<Grant>,
         needs_leader: bool,
+    ) -> Result<(Look, OffsetBounds), ReadRefusal> {
+        self.look_as(want, grant, needs_leader, Isolation::Uncommitted)
+    }
+
+    /// As [`Partition::look`], for a reader of this isolation.
+    ///
+    /// # Errors
+    /// As [`Partition::look`].
+    pub fn look_as(
+        &self,
+        want: &Want,
+        grant: Option<Grant>,
+        needs_leader: bool,
+        isolation: Isolation,
     ) -> Result<(Look, OffsetBounds), ReadRefusal> {
         let inner = self.lock()?;
         let bounds = self.bounds_of(&inner);
@@ -223,13 +261,13 @@ impl Partition {
                 Some(_) => {}
             }
         }
-        let look = match route(want.fetch_offset, &bounds) {
+        let look = match route(want.fetch_offset, &bounds, isolation) {
             Route::OutOfRange => Look::OutOfRange,
             Route::Empty => Look::Empty,
             Route::Tier { end } => Look::Tier { end },
             Route::Local => match grant {
                 None => Look::Empty,
-                Some(grant) => match read_slices(&inner, want.fetch_offset, grant, bounds.last_stable) {
+                Some(grant) => match read_slices(&inner, want.fetch_offset, grant, &bounds, isolation) {
                     Err(damage) if want.fetch_offset < bounds.tiered_end && damage.is_damage() => {
                         Look::Damaged(damage)
                     }
@@ -248,13 +286,18 @@ impl Partition {
     ///
     /// # Errors
     /// As [`Partition::look`].
-    pub fn read_on(&self, start: Offset, bytes: usize) -> Result<LocalRead, ReadRefusal> {
+    pub fn read_on(
+        &self,
+        start: Offset,
+        bytes: usize,
+        isolation: Isolation,
+    ) -> Result<LocalRead, ReadRefusal> {
         let inner = self.lock()?;
         let bounds = self.bounds_of(&inner);
-        if start < bounds.local_start || start >= bounds.last_stable {
+        if start < bounds.local_start || start >= isolation.end(&bounds) {
             return Ok(LocalRead::default());
         }
-        match read_slices(&inner, start, Grant { bytes, is_first: false }, bounds.last_stable) {
+        match read_slices(&inner, start, Grant { bytes, is_first: false }, &bounds, isolation) {
             // The next fetch reads it from the tier.
             Err(damage) if start < bounds.tiered_end && damage.is_damage() => Ok(LocalRead::default()),
             read => read,
@@ -323,10 +366,23 @@ fn waits(inner: &Inner, terms: &Terms, ticket: AckTicket, needs_all: bool) -> Op
     (!is_done).then_some(AckWait { ticket, needs_all })
 }
 
-fn read_slices(inner: &Inner, start: Offset, grant: Grant, end: Offset) -> Result<LocalRead, ReadRefusal> {
-    let LogRead { slices, is_limited } = inner.log().read(start, grant.bytes, end, grant.is_first)?;
+fn read_slices(
+    inner: &Inner,
+    start: Offset,
+    grant: Grant,
+    bounds: &OffsetBounds,
+    isolation: Isolation,
+) -> Result<LocalRead, ReadRefusal> {
+    let read = inner.log().read(start, grant.bytes, isolation.end(bounds), grant.is_first)?;
+    let LogRead { slices, is_limited, upto } = read;
+    let aborted = match isolation {
+        Isolation::Committed if !slices.is_empty() => {
+            inner.log().aborted_in(start, upto).map_err(ReadRefusal::Aborted)?
+        }
+        _ => Vec::new(),
+    };
     let bytes = slices.iter().map(|s| s.length).sum();
-    Ok(LocalRead { slices, bytes, is_limited })
+    Ok(LocalRead { slices, bytes, is_limited, aborted })
 }
 
 pub(super) fn is_disk_full(error: &std::io::Error) -> bool {

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::*;
 use crate::core::fetch_plan::Grant;
 use crate::core::fetch_session::Want;
-use crate::core::replica::Member;
-use crate::replica::AppendRefusal as AppendRefused;
+use crate::core::replica::{LeaderRefusal, Member};
+use crate::replica::{AnswerContent, AppendRefusal as AppendRefused, TakeError};
 
 fn open(disk: &SimDisk, flush_messages: &str, manifest: Manifest) -> Arc<Partition> {
     let overrides = [("flush.messages".to_owned(), flush_messages.to_owned())].into();
@@ -46,7 +46,7 @@ fn append(partition: &Partition) -> Result<AckWait, AppendRefused> {
     let header = BatchHeader::parse(&bytes).expect("built");
     let mut inner = partition.lock_any();
     let appended = inner.replica.append_as_leader(&header, &bytes, true, 0)?;
-    partition.take_moves(&inner, &appended.moves);
+    partition.take_moves(&mut inner, &appended.moves);
     drop(inner);
     partition.tell(&appended.moves);
     Ok(AckWait { ticket: appended.ticket, needs_all: true })
@@ -134,6 +134,92 @@ fn a_torn_write_leaves_the_partition_as_it_was() {
     assert_eq!(append(&partition).expect("goes on").ticket.end, 2);
     let bounds = partition.bounds().expect("serves");
     assert_eq!((bounds.high_watermark, bounds.log_end), (2, 2));
+}
+
+/// What follows `leader` in leader epoch 1, with the present node in sync.
+fn follows(leader: NodeId, config: &TopicConfig) -> Assignment {
+    let member = |node_id| Member { node_id, broker_epoch: 1, may_join: true };
+    Assignment {
+        leader: Some(leader),
+        leader_epoch: 1,
+        replicas: [NODE, 2].map(member).to_vec(),
+        isr: vec![NODE, 2],
+        ..alone(1, config)
+    }
+}
+
+#[test]
+fn what_was_written_before_a_damaged_batch_of_the_leader_is_flushed() {
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    let config = partition.terms().config.clone();
+    let terms = follows(2, &config);
+    partition.take_assignment(0, &config, &terms);
+    let (log, _) =
+        PartitionLog::open_on(Arc::new(SimDisk::new()), LogSettings::default(), 0).expect("opened");
+    let mut leader = ReplicaLog::new(2, log, TierEnd::default());
+    leader.set_assignment(0, &terms);
+    for _ in 0..2 {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(1, None, Some(b"value"), &[]);
+        let bytes = builder.build();
+        let header = BatchHeader::parse(&bytes).expect("built");
+        leader.append_as_leader(&header, &bytes, true, 0).expect("appended");
+    }
+    let fetch = partition.next_fetch(1).expect("follows");
+    let mut answer = leader.serve_fetch(0, &fetch, 0, 1 << 20).into_answer().expect("reads");
+    let AnswerContent::Records(records) = &mut answer.content else { panic!("{answer:?}") };
+    let mut damaged = records.to_vec();
+    *damaged.last_mut().expect("two batches") ^= 1;
+    *records = damaged.into();
+    let (taken, wants) = partition.take(0, &answer);
+    assert!(matches!(taken, Err(TakeError::Batch(_))), "{taken:?}");
+    assert_eq!(partition.bounds().expect("serves").log_end, 1, "the first batch is whole");
+    assert!(wants.flush, "its leader waits for it");
+}
+
+/// An unclean election of a replica that has less than the tier, where nothing counts as committed for lack
+/// of replicas in sync.
+#[test]
+fn an_unclean_leader_goes_on_where_the_tier_ends() {
+    let partition = open(&SimDisk::new(), "9223372036854775807", published(10));
+    let config = Arc::new(TopicConfig::default());
+    partition.take_assignment(0, &config, &follows(2, &config));
+    let unclean = Assignment {
+        leader: Some(NODE),
+        leader_epoch: 2,
+        partition_epoch: 2,
+        isr: vec![NODE],
+        min_isr: 2,
+        ..follows(2, &config)
+    };
+    partition.take_assignment(0, &config, &unclean);
+    let bounds = partition.bounds().expect("serves");
+    assert_eq!((bounds.tiered_end, bounds.high_watermark, bounds.log_end), (10, 10, 10));
+}
+
+/// The session with the control plane has lapsed, and a replica in sync takes nothing.
+#[tokio::test]
+async fn nobody_waits_for_a_leader_that_is_cut_off() {
+    let partition = open(&SimDisk::new(), "9223372036854775807", Manifest::new(0));
+    let config = Arc::new(TopicConfig::default());
+    partition.take_assignment(0, &config, &follows(NODE, &config));
+    let wait = append(&partition).expect("appended");
+    let waiting = tokio::spawn({
+        let partition = partition.clone();
+        async move { partition.wait_acked(&wait).await }
+    });
+    partition.tick(60_000, false);
+    partition.tick(1_000, true);
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "with a session it is waited for, and a member may be slow");
+    partition.tick(10_000, true);
+    let told = tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await;
+    let failure = told.expect("told at once").expect("ran").expect_err("it may be lost");
+    assert_eq!(failure, AckFailure::NotLeader);
+    let refused = append(&partition).expect_err("nor is anything more taken");
+    assert!(matches!(refused, AppendRefused::Leader(LeaderRefusal::NotLeader)), "{refused:?}");
+    partition.tick(10_000, false);
+    append(&partition).expect("the session is held again");
 }
 
 #[test]
@@ -224,7 +310,7 @@ fn a_follower_may_begin_past_the_manifest_that_it_knows() {
     {
         let mut inner = partition.lock_any();
         let taken = inner.replica.take_answer(0, &answer).expect("taken");
-        partition.take_moves(&inner, &taken.moves);
+        partition.take_moves(&mut inner, &taken.moves);
         partition.check_bounds(&mut inner);
     }
     let bounds = partition.bounds().expect("it serves on");
@@ -268,6 +354,7 @@ fn a_group_takes_over_and_hands_back() {
         isr: vec![NODE, 2],
         elr: Vec::new(),
         last_known_leader: None,
+        lost: Vec::new(),
         adding: Vec::new(),
         removing: Vec::new(),
         is_pinned: false,

@@ -8,12 +8,13 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use highwater_compaction::core::retention::LocalShape;
-use highwater_log::{Evicted, FlushDone, FlushError, FlushTicket, LogError, SealedSegment};
+use highwater_log::{AbortedTxn, Evicted, FlushDone, FlushError, FlushTicket, LogError, SealedSegment};
 use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
 use highwater_tiering::core::manifest::Manifest;
 
 use super::{Inner, Partition, Unavailable};
 use crate::core::replica::Role;
+use crate::core::room::NoRoom;
 use crate::workers::offload::OffloadTrouble;
 use crate::workers::pace::Unpublished;
 
@@ -27,6 +28,8 @@ pub struct SealTask {
     pub producer_snapshot: Vec<u8>,
     /// The segment's bytes, mapped.
     pub bytes: Bytes,
+    /// Transactions with batches in it that were aborted: they stay out of the object.
+    pub aborted: Vec<AbortedTxn>,
 }
 
 /// What a partition has on the local disk.
@@ -70,7 +73,7 @@ impl Partition {
         };
         let before = inner.log().flushed_end();
         let moves = inner.replica.flushed(now_ms, done);
-        self.take_moves(&inner, &moves);
+        self.take_moves(&mut inner, &moves);
         self.check_bounds(&mut inner);
         let is_further = inner.log().flushed_end() > before;
         let follows = inner.replica.role() != Role::Leader;
@@ -127,19 +130,20 @@ impl Partition {
             return Ok(None);
         };
         let leader_epoch = inner.replica.leader_epoch();
-        let Some(segment) = next_to_seal(&inner, self.high_watermark()) else {
+        let Some(segment) = next_to_seal(&inner, self.bounds_of(&inner).last_stable) else {
             return Ok(None);
         };
+        let aborted = inner.log().aborted_in(segment.start, segment.end)?;
         let bytes = inner.log().map_sealed(segment.start)?;
         let producer_snapshot = inner.log().producer_snapshot_at_seal(segment.start).unwrap_or_default();
         let epochs = inner.log().epochs().iter().filter(|e| e.start_offset < segment.end).copied().collect();
         assert!(segment.end > inner.manifest.tiered_end, "a segment to seal has something new");
-        Ok(Some(SealTask { segment, leader_epoch, epochs, producer_snapshot, bytes }))
+        Ok(Some(SealTask { segment, leader_epoch, epochs, producer_snapshot, bytes, aborted }))
     }
 
     /// Whether a sealed segment waits for the tier.
     pub(crate) fn has_seal_task(&self) -> bool {
-        self.lock().is_ok_and(|inner| next_to_seal(&inner, self.high_watermark()).is_some())
+        self.lock().is_ok_and(|inner| next_to_seal(&inner, self.bounds_of(&inner).last_stable).is_some())
     }
 
     /// Whether there is something to offload and its time has come.
@@ -162,6 +166,25 @@ impl Partition {
     /// Why the last offload failed, if none has succeeded since.
     pub fn offload_trouble_reason(&self) -> Option<Arc<str>> {
         self.offload_trouble().reason()
+    }
+
+    fn no_room(&self) -> std::sync::MutexGuard<'_, NoRoom> {
+        self.no_room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An append was refused because the disk is full.
+    pub(crate) fn refused_for_room(&self, now_ms: i64) {
+        self.no_room().refused(now_ms);
+    }
+
+    /// Whether this leader has refused for so long that another one should lead.
+    pub(crate) fn wants_to_resign(&self, now_ms: i64) -> bool {
+        self.no_room().wants_another(now_ms)
+    }
+
+    /// That was asked for.
+    pub(crate) fn resigned(&self, now_ms: i64) {
+        self.no_room().resigned(now_ms);
     }
 
     /// Sealing has met damaged data and stops; appends and reads of other ranges go on.
@@ -307,9 +330,9 @@ impl Partition {
     }
 }
 
-/// The first sealed segment past the tier, committed as a whole, unless sealing has stopped. Only a leader
-/// writes to the tier.
-fn next_to_seal(inner: &Inner, high_watermark: Offset) -> Option<SealedSegment> {
+/// The first sealed segment past the tier in which every transaction has ended, unless sealing has stopped.
+/// Only a leader writes to the tier.
+fn next_to_seal(inner: &Inner, last_stable: Offset) -> Option<SealedSegment> {
     if inner.seal_alarm.is_some() || inner.replica.role() != Role::Leader {
         return None;
     }
@@ -319,5 +342,5 @@ fn next_to_seal(inner: &Inner, high_watermark: Offset) -> Option<SealedSegment> 
     }
     let sealed = inner.log().sealed();
     let at = sealed.partition_point(|s| s.end <= inner.manifest.tiered_end);
-    sealed.get(at).filter(|s| s.end <= high_watermark).cloned()
+    sealed.get(at).filter(|s| s.end <= last_stable).cloned()
 }

@@ -33,6 +33,7 @@ use super::types::{
 };
 use crate::core::raft_election::{Candidacy, Peers, View};
 use crate::core::raft_side::{EntryId, Members, ReplicaId};
+use crate::replica::Origin;
 
 mod change;
 mod end;
@@ -197,6 +198,19 @@ impl RaftGroup {
     /// # Errors
     /// `NotLeader`, `NoMajority`, `Sequence`, `Failed`: it is not in the log.
     pub async fn propose(&self, header: &BatchHeader, bytes: Bytes) -> Result<Appended, ProposeRefusal> {
+        self.propose_as(header, bytes, Origin::Client(None)).await
+    }
+
+    /// As [`RaftGroup::propose`], of whoever writes it.
+    ///
+    /// # Errors
+    /// As [`RaftGroup::propose`].
+    pub async fn propose_as(
+        &self,
+        header: &BatchHeader,
+        bytes: Bytes,
+        origin: Origin,
+    ) -> Result<Appended, ProposeRefusal> {
         let turn = self
             .turn
             .clone()

@@ -30,6 +30,7 @@ use super::side_file::SideFile;
 use super::sync_queue::SyncQueue;
 use super::types::{Batch, Body, Placed, Stored};
 use crate::core::raft_side::{Anchor, EntryId, Mark, Members, ReplicaId, SideEntry, StoredVote};
+use crate::replica::{Origin, judge};
 
 mod open;
 mod read;
@@ -412,6 +413,16 @@ impl Store {
     ) -> io::Result<Result<Sequenced, SequenceRefusal>> {
         let _inner = self.lock();
         self.with_log(|log| log.producers().check(header))
+    }
+
+    /// As `check_sequence`, by who writes the batch.
+    pub(super) fn judge(
+        &self,
+        header: &BatchHeader,
+        origin: Origin,
+    ) -> io::Result<Result<Sequenced, SequenceRefusal>> {
+        let _inner = self.lock();
+        self.with_log(|log| judge(log, header, origin))
     }
 
     #[cfg(test)]

@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use highwater_log::AbortedTxn;
 use highwater_model::Offset;
 use highwater_model::limits::{OFFLOAD_RETRY_MS_MAX, OFFLOAD_RETRY_MS_MIN, WORKER_TICK_MS};
+use highwater_tiering::object::AbortedRange;
 use highwater_tiering::offload::{OffloadError, SegmentToOffload};
 use tokio::sync::Notify;
 
@@ -200,8 +202,12 @@ fn segment_to_offload(partition: &Partition, task: SealTask) -> SegmentToOffload
         producer_snapshot: task.producer_snapshot,
         segment: task.bytes,
         config: config.clone(),
-        aborted: Vec::new(),
+        aborted: task.aborted.into_iter().map(aborted_range).collect(),
     }
+}
+
+fn aborted_range(txn: AbortedTxn) -> AbortedRange {
+    AbortedRange { producer_id: txn.producer_id, start: txn.first, end: txn.marker }
 }
 
 fn put_aside(node: &Node, partition: &Partition, reason: &str) {

@@ -282,6 +282,26 @@ impl ProducerTable {
         }
     }
 
+    /// Judges a batch that a coordinator writes for a producer, such as the offsets of a group: it has no
+    /// sequence, so that nothing is a duplicate.
+    ///
+    /// # Errors
+    /// `StaleEpoch`, `StillOpen`, `NotTransactional`, `TooManyOpen`.
+    pub fn check_unsequenced(&self, header: &BatchHeader) -> Result<(), SequenceRefusal> {
+        let producer_id = header.producer_id;
+        let Some(producer) = self.producers.get(&producer_id).filter(|_| header.has_producer()) else {
+            return self.check_room(header).map(drop);
+        };
+        let (given, current) = (header.producer_epoch, producer.epoch);
+        match (producer.is_open(), header.is_transactional()) {
+            _ if given < current => Err(SequenceRefusal::StaleEpoch { producer_id, given, current }),
+            (true, false) => Err(SequenceRefusal::NotTransactional(producer_id)),
+            (true, true) if given > current => Err(SequenceRefusal::StillOpen { producer_id, open: current }),
+            (true, true) => Ok(()),
+            (false, _) => self.check_room(header).map(drop),
+        }
+    }
+
     fn check_room(&self, header: &BatchHeader) -> Result<Sequenced, SequenceRefusal> {
         if header.is_transactional() && self.open.len() >= TXN_OPEN_PER_PARTITION_MAX {
             return Err(SequenceRefusal::TooManyOpen(self.open.len()));

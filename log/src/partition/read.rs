@@ -52,6 +52,8 @@ pub struct LogRead {
     /// The limit of bytes ended it, not the end bound: there is more. The slices then have somewhat less than
     /// the limit, as they end where the sparse index knows a batch to end.
     pub is_limited: bool,
+    /// Every record read lies below this offset; not far above the last of them.
+    pub upto: Offset,
 }
 
 impl PartitionLog {
@@ -113,7 +115,7 @@ impl PartitionLog {
                 let cut = cut(&view, from, left, end_bound, must)?;
                 Ok((view, cut))
             });
-            let (view, Cut { position, end, is_limited }) = match found {
+            let (view, Cut { position, end, is_limited, upto }) = match found {
                 Ok(found) => found,
                 // What came before is good; the next read begins here, and tells.
                 Err(_) if !read.slices.is_empty() => break,
@@ -124,6 +126,7 @@ impl PartitionLog {
                 break;
             }
             let length = usize::try_from(end - position).expect("segments are below 2^31 bytes");
+            read.upto = upto;
             read.slices.push(LogSlice { file: view.file.clone(), position, length });
             left = left.saturating_sub(length as u64);
             from = view.end;
@@ -175,6 +178,8 @@ struct Cut {
     position: u64,
     end: u64,
     is_limited: bool,
+    /// What is in the range lies below.
+    upto: Offset,
 }
 
 /// The range of `view` to send: from the batch holding `from` to at most `left` bytes further, below
@@ -188,25 +193,29 @@ fn cut(
 ) -> Result<Cut, ReadError> {
     let first = view.find(from)?;
     if first.header.next_offset() > end_bound {
-        return Ok(Cut { position: 0, end: 0, is_limited: false });
+        return Ok(Cut { position: 0, end: 0, is_limited: false, upto: from });
     }
     let (position, first_end) = (first.position, first.end());
     let limit = position.saturating_add(left).min(view.bytes);
-    let (end, is_limited) = if limit == view.bytes {
-        (bound_position(view, end_bound)?, false)
+    let bound = end_bound.min(view.end);
+    let (end, is_limited, upto) = if limit == view.bytes {
+        (bound_position(view, end_bound)?, false, bound)
     } else {
         let row = view.index.floor_of_position(limit);
         let by_bytes = u64::from(row.position);
         // A row at or below the bound is within it; only one above makes it worth looking for the bound
         // itself.
         match view.index.offset_of(&row) {
-            offset if offset <= end_bound => (by_bytes, offset < end_bound),
-            _ => (bound_position(view, end_bound)?, false),
+            offset if offset <= end_bound => (by_bytes, offset < end_bound, offset),
+            _ => (bound_position(view, end_bound)?, false, bound),
         }
     };
     debug_assert!(end <= limit);
-    let end = if must { end.max(first_end) } else { end };
-    Ok(Cut { position, end, is_limited })
+    let (end, upto) = match must && end < first_end {
+        true => (first_end, first.header.next_offset()),
+        false => (end, upto),
+    };
+    Ok(Cut { position, end, is_limited, upto })
 }
 
 /// Where `end_bound` lies in the segment: the position of the first batch that is not wholly below it.

@@ -149,6 +149,22 @@ impl PartitionLog {
         Ok(sequenced)
     }
 
+    /// As `check_produce`, for what a coordinator writes: without sequences.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check_unsequenced(
+        &self,
+        header: &BatchHeader,
+        ticket: Option<VerificationTicket>,
+    ) -> Result<(), SequenceRefusal> {
+        self.producers.table.check_unsequenced(header)?;
+        if header.is_transactional() {
+            self.verifications.check(&self.producers.table, header, ticket)?;
+        }
+        Ok(())
+    }
+
     /// Voids all tickets: the replica no longer leads.
     pub fn forget_verifications(&mut self) {
         self.verifications.clear();

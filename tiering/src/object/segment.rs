@@ -5,7 +5,9 @@
 //! the seal with its place (invariant 19). Must not skip anything silently.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
+use highwater_model::ProducerId;
 use highwater_model::limits::SEAL_BATCH_BYTES_MAX;
 use highwater_wire::batch::check_crc;
 use highwater_wire::codec::decompress_reusing;
@@ -21,13 +23,20 @@ pub struct SegmentReader<'a> {
     /// Offset that the next batch must start at, at most.
     expected: i64,
     position: u64,
+    /// What is left out of each producer's, by first offset; a producer has one transaction at a time.
+    aborted: BTreeMap<ProducerId, Vec<AbortedRange>>,
     /// Timestamp types of what was walked.
     pub kinds: Vec<TimestampTypeRun>,
 }
 
 impl<'a> SegmentReader<'a> {
     pub fn new(input: &'a SealInput) -> SegmentReader<'a> {
-        SegmentReader { input, expected: input.identity.start, position: 0, kinds: Vec::new() }
+        let mut aborted: BTreeMap<ProducerId, Vec<AbortedRange>> = BTreeMap::new();
+        for range in &input.aborted {
+            aborted.entry(range.producer_id).or_default().push(*range);
+        }
+        aborted.values_mut().for_each(|ranges| ranges.sort_unstable_by_key(|range| range.start));
+        SegmentReader { input, expected: input.identity.start, position: 0, aborted, kinds: Vec::new() }
     }
 
     /// Hands every record of the range to `each`, or of its part up to the batch during which `each` has set
@@ -141,10 +150,11 @@ impl<'a> SegmentReader<'a> {
     }
 
     fn is_aborted(&self, header: &BatchHeader) -> bool {
-        let covers = |range: &AbortedRange| {
-            range.producer_id == header.producer_id && (range.start..range.end).contains(&header.base_offset)
+        let Some(ranges) = self.aborted.get(&header.producer_id).filter(|_| header.is_transactional()) else {
+            return false;
         };
-        header.is_transactional() && self.input.aborted.iter().any(covers)
+        let begun = ranges.partition_point(|range| range.start <= header.base_offset);
+        begun.checked_sub(1).is_some_and(|at| header.base_offset < ranges[at].end)
     }
 
     fn note_kind(&mut self, header: &BatchHeader) {

@@ -20,7 +20,7 @@ pub(super) fn request(api_key: i16) -> Option<&'static [Field]> {
         api::OFFSET_DELETE => OFFSET_DELETE,
         api::CONSUMER_GROUP_HEARTBEAT => CONSUMER_GROUP_HEARTBEAT,
         api::CONSUMER_GROUP_DESCRIBE => CONSUMER_GROUP_DESCRIBE,
-        _ => return None,
+        _ => return super::transactions::request(api_key),
     })
 }
 

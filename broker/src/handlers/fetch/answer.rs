@@ -9,13 +9,15 @@ use bytes::{Bytes, BytesMut};
 use highwater_log::LogSlice;
 use highwater_model::limits::FETCH_COPY_BYTES_MAX;
 use highwater_wire::fetch_response::{
-    self, Chunk, FetchResponse, FetchedPartition, FetchedTopic, LeaderIdAndEpoch, NodeEndpoint,
+    self, AbortedTransaction, Chunk, FetchResponse, FetchedPartition, FetchedTopic, LeaderIdAndEpoch,
+    NodeEndpoint,
 };
 use highwater_wire::kafka::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::collect::{Collected, Finding};
 use super::{ENDPOINTS_SINCE, Fetch, LEADERS_SINCE, with_sessions};
+use crate::core::fetch_plan::Isolation;
 use crate::core::fetch_session::{PartitionKey, Seen, TopicKey};
 use crate::handlers::errors;
 use crate::handlers::topics::{current_leader, names_another_leader};
@@ -97,6 +99,14 @@ impl Fetch {
         let Some(bounds) = finding.bounds.filter(|_| finding.code == errors::NONE) else {
             return FetchedPartition::error(index, finding.code);
         };
+        // What the tier gave holds nothing that was aborted.
+        let aborted = finding
+            .local
+            .aborted
+            .iter()
+            .map(|txn| AbortedTransaction { producer_id: txn.producer_id, first_offset: txn.first });
+        let aborted: Vec<_> = aborted.collect();
+        let is_committed = self.isolation == Isolation::Committed;
         let mut records = finding.rebuilt;
         if let Err(e) = push_local(&mut records, finding.local) {
             tracing::error!(partition = index, "cannot read a segment: {e}");
@@ -108,7 +118,7 @@ impl Fetch {
             high_watermark: bounds.high_watermark,
             last_stable_offset: bounds.last_stable,
             log_start_offset: bounds.log_start,
-            aborted_transactions: self.read_committed.then(Vec::new),
+            aborted_transactions: is_committed.then_some(aborted),
             preferred_read_replica: finding.preferred.unwrap_or(-1),
             records,
             diverging_epoch: finding.diverging,

@@ -98,7 +98,7 @@ impl Fetch {
         }
         let grant = budget.grant(want.bytes_max);
         let needs_leader = self.version < FOLLOWERS_SINCE;
-        let (look, bounds) = match partition.look(want, grant, needs_leader) {
+        let (look, bounds) = match partition.look_as(want, grant, needs_leader, self.isolation) {
             Ok(found) => found,
             Err(refusal) => return Finding::error(self.refused(partition, &refusal)),
         };
@@ -164,7 +164,7 @@ impl Fetch {
     pub(super) fn refused(&self, partition: &Partition, refusal: &ReadRefusal) -> i16 {
         match refusal {
             ReadRefusal::Unavailable(unavailable) => unavailable_code(unavailable),
-            ReadRefusal::Log(e) => {
+            e => {
                 tracing::error!(topic = %partition.topic, partition = partition.tp.partition, "cannot read: {e}");
                 errors::KAFKA_STORAGE_ERROR
             }

@@ -119,7 +119,7 @@ impl Fetch {
         collected.bytes += bytes;
         let rest = want.bytes.saturating_sub(bytes);
         if rest > 0 && bytes > 0 {
-            match partition.read_on(batches.next_offset, rest) {
+            match partition.read_on(batches.next_offset, rest, self.isolation) {
                 Ok(local) => {
                     collected.bytes += local.bytes;
                     finding.local = local;

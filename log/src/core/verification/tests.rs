@@ -143,3 +143,33 @@ fn tickets_expire_are_voided_and_bounded() {
     let newest = 2 * TXN_VERIFICATIONS_PER_PARTITION_MAX as i64 - 1;
     assert!(p.pending.pending.contains_key(&newest), "the newest stays");
 }
+
+/// What a coordinator writes for a producer, such as the offsets of a group, has no sequences; its epoch and
+/// its transaction are judged as a client's.
+#[test]
+fn batches_without_sequences_are_verified_too() {
+    let mut at = Partition::default();
+    let offsets = transactional(3, -1);
+    let unverified = Err(SequenceRefusal::Unverified(7));
+    assert_eq!(at.table.check_unsequenced(&offsets), Ok(()));
+    assert_eq!(at.pending.check(&at.table, &offsets, None), unverified);
+    let ticket = at.draw(&offsets);
+    assert!(ticket.is_some());
+    assert_eq!(at.pending.check(&at.table, &offsets, ticket), Ok(()));
+    for _ in 0..2 {
+        // Another one joins what is open, without a question; none is a duplicate.
+        assert_eq!(at.table.check_unsequenced(&offsets), Ok(()));
+        at.table.apply(&offsets, None, at.end, 0);
+        at.pending.appended(7);
+        at.end += 1;
+        assert_eq!(at.draw(&offsets), None);
+    }
+    let plain = header(7, 3, -1, 0);
+    assert_eq!(at.table.check_unsequenced(&plain), Err(SequenceRefusal::NotTransactional(7)));
+    let newer = at.table.check_unsequenced(&transactional(4, -1));
+    assert_eq!(newer, Err(SequenceRefusal::StillOpen { producer_id: 7, open: 3 }));
+    at.end(4);
+    let stale = at.table.check_unsequenced(&offsets);
+    assert_eq!(stale, Err(SequenceRefusal::StaleEpoch { producer_id: 7, given: 3, current: 4 }));
+    assert_eq!(at.pending.check(&at.table, &transactional(4, -1), ticket), unverified);
+}

@@ -96,6 +96,7 @@ macro_rules! tags {
 }
 
 mod groups;
+mod transactions;
 
 fn any_produce(dice: &mut Dice, version: i16) -> ProduceRequest {
     let topics = some(dice, |dice| {

@@ -43,7 +43,7 @@ pub fn any_request(dice: &mut Dice, key: i16, version: i16) -> RequestKind {
                 .with_include_authorized_operations(dice.one_in(2));
             RequestKind::ConsumerGroupDescribe(tags!(dice, true, request))
         }
-        other => panic!("no requests of API {other}"),
+        _ => transactions::any_request(dice, key, version),
     }
 }
 

@@ -1,0 +1,150 @@
+//! Produce requests that begin a transaction in a partition: the coordinator is asked before anything is
+//! appended (KIP-890), to add the partitions for clients that leave that to brokers, else whether the client
+//! has added them.
+//!
+//! The ticket was drawn when the request was read; a batch whose transaction ended while the question was on
+//! its way finds it void and is refused by the log. Codes are those that clients of each version take as
+//! Kafka's producer means them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_groups::core::txn::{Producer, TxnPartition};
+use highwater_groups::core::types::Name;
+use highwater_model::limits::TXN_VERIFY_WAIT_MAX;
+use highwater_wire::kafka::messages::ProduceResponse;
+use highwater_wire::kafka::messages::produce_response::PartitionProduceResponse;
+
+use super::{Asked, Judged, Refused, append_all, name_leaders, refused_response, wait_for_acks};
+use crate::handlers::{Call, encode, errors};
+use crate::net::reply::{CloseReason, Reply};
+use crate::node::Node;
+use crate::transactions::{self, Asking};
+
+/// First version whose clients leave it to brokers to add partitions to a transaction.
+pub(super) const ADDS_SINCE: i16 = 12;
+/// First version whose clients know TRANSACTION_ABORTABLE.
+const ABORTABLE_SINCE: i16 = 11;
+
+/// What is known of the request.
+pub(super) struct Head {
+    node: Arc<Node>,
+    api_key: i16,
+    version: i16,
+    correlation_id: i32,
+    acks: i16,
+    timeout: Duration,
+    now_ms: i64,
+}
+
+impl Head {
+    pub fn of(call: &Call<'_>, acks: i16, timeout_ms: i32, now_ms: i64) -> Head {
+        Head {
+            node: call.node.clone(),
+            api_key: call.api_key,
+            version: call.version,
+            correlation_id: call.correlation_id,
+            acks,
+            timeout: Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)),
+            now_ms,
+        }
+    }
+}
+
+/// Asks, appends what may be, waits until it may be acknowledged.
+pub(super) async fn verified(
+    head: Head,
+    id: Name,
+    mut response: ProduceResponse,
+    judged: Vec<Judged>,
+) -> Result<Reply, CloseReason> {
+    let node = &head.node;
+    let codes = ask(&head, id, &judged).await;
+    let mut allowed = Vec::with_capacity(judged.len());
+    for (one, code) in judged.into_iter().zip(codes) {
+        if code == errors::NONE {
+            allowed.push(one);
+            continue;
+        }
+        let slot = &mut response.responses[one.topic].partition_responses[one.index];
+        let empty = PartitionProduceResponse::default().with_index(slot.index);
+        let text = "the partition is not known to be in the producer's transaction";
+        *slot = refused_response(empty, Refused::told(for_produce(code, head.version), text));
+    }
+    let (response, waits) = append_all(node, head.acks, head.now_ms, response, allowed);
+    let mut response = wait_for_acks(node, response, waits, head.timeout).await;
+    if super::first_error(&response).is_some() {
+        node.metrics.request_error(head.api_key);
+    }
+    name_leaders(&Asked { node, version: head.version }, &mut response);
+    encode(head.api_key, head.correlation_id, head.version, &response)
+}
+
+/// The coordinator's code for each batch; 0 for those of which there is nothing to ask.
+async fn ask(head: &Head, id: Name, judged: &[Judged]) -> Vec<i16> {
+    let mut codes = vec![errors::NONE; judged.len()];
+    // One producer writes a request; if it names several, each is asked for.
+    let mut open: Vec<usize> = (0..judged.len()).filter(|at| judged[*at].ticket.is_some()).collect();
+    while let Some(first) = open.first() {
+        let header = &judged[*first].batch.header;
+        let producer = Producer { id: header.producer_id, epoch: header.producer_epoch };
+        let is_its = |at: &usize| {
+            let header = &judged[*at].batch.header;
+            Producer { id: header.producer_id, epoch: header.producer_epoch } == producer
+        };
+        let (asked, left): (Vec<usize>, Vec<usize>) = open.iter().copied().partition(is_its);
+        open = left;
+        let at = |at: &usize| {
+            let partition = &judged[*at].partition;
+            TxnPartition::new(partition.topic.clone(), partition.tp.partition)
+        };
+        let asking = Asking {
+            transactional_id: id.clone(),
+            producer,
+            partitions: asked.iter().map(at).collect(),
+            adds: head.version >= ADDS_SINCE,
+        };
+        let wait = TXN_VERIFY_WAIT_MAX.min(head.timeout);
+        let told = tokio::time::timeout(wait, transactions::ask(&head.node, &asking)).await;
+        match told.unwrap_or(Err(errors::NETWORK_EXCEPTION)) {
+            Ok(each) => asked.iter().zip(each).for_each(|(at, code)| codes[*at] = code),
+            Err(code) => asked.iter().for_each(|at| codes[*at] = code),
+        }
+    }
+    codes
+}
+
+/// The coordinator's code as a producer of this version understands it. What may pass is told in a way that
+/// clients try again without looking for another leader.
+fn for_produce(code: i16, version: i16) -> i16 {
+    match code {
+        errors::NETWORK_EXCEPTION
+        | errors::COORDINATOR_LOAD_IN_PROGRESS
+        | errors::COORDINATOR_NOT_AVAILABLE
+        | errors::NOT_COORDINATOR => errors::NOT_ENOUGH_REPLICAS,
+        errors::CONCURRENT_TRANSACTIONS if version < ADDS_SINCE => errors::NOT_ENOUGH_REPLICAS,
+        errors::PRODUCER_FENCED => errors::INVALID_PRODUCER_EPOCH,
+        errors::TRANSACTION_ABORTABLE if version < ABORTABLE_SINCE => errors::INVALID_TXN_STATE,
+        code => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_kafka() {
+        for (code, [v9, v11, v12]) in [
+            (errors::NOT_COORDINATOR, [19, 19, 19]),
+            (errors::NETWORK_EXCEPTION, [19, 19, 19]),
+            (errors::CONCURRENT_TRANSACTIONS, [19, 19, 51]),
+            (errors::PRODUCER_FENCED, [47, 47, 47]),
+            (errors::TRANSACTION_ABORTABLE, [48, 120, 120]),
+            (49, [49, 49, 49]),
+        ] {
+            let told = [9, 11, 12].map(|version| for_produce(code, version));
+            assert_eq!(told, [v9, v11, v12], "{code}");
+        }
+    }
+}

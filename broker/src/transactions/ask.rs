@@ -1,0 +1,82 @@
+//! The coordinator's word on a transaction, for the leader of a partition that a batch would begin it in
+//! (KIP-890): to have the partition added, or, for older clients, to look whether it was.
+//!
+//! Right after the end of a transaction its successor is told CONCURRENT_TRANSACTIONS until all markers are
+//! written; that is waited for here for a moment, which spares clients a round (as Kafka does).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use highwater_groups::core::txn::{AddPartitions, ClientVersion, Producer, Reply, TxnError, TxnPartition};
+use highwater_groups::core::types::Name;
+use tokio::time::Instant;
+
+use super::topic::coordinator_of;
+use super::{Request, call, read};
+use crate::handlers::errors;
+use crate::node::Node;
+
+/// How long, and how often, a transaction that is being ended is waited for (Kafka's
+/// `add.partitions.to.txn.retry.backoff.max.ms` and `.retry.backoff.ms`).
+const CONCURRENT_WAIT: Duration = Duration::from_millis(100);
+const CONCURRENT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking {
+    pub transactional_id: Name,
+    pub producer: Producer,
+    pub partitions: Vec<TxnPartition>,
+    /// Adds the partitions instead of only looking.
+    pub adds: bool,
+}
+
+/// Kafka's code for all partitions, or for each in order; 0: it is in the transaction.
+pub type Asked = Result<Vec<i16>, i16>;
+
+/// Asks the coordinator, wherever it is.
+pub async fn ask(node: &Arc<Node>, asking: &Asking) -> Asked {
+    let until = Instant::now() + CONCURRENT_WAIT;
+    loop {
+        let asked = ask_once(node, asking).await;
+        if !is_concurrent(&asked) || Instant::now() + CONCURRENT_PAUSE > until {
+            return asked;
+        }
+        tokio::time::sleep(CONCURRENT_PAUSE).await;
+    }
+}
+
+fn is_concurrent(asked: &Asked) -> bool {
+    *asked == Err(TxnError::ConcurrentTransactions.code())
+}
+
+async fn ask_once(node: &Arc<Node>, asking: &Asking) -> Asked {
+    match coordinator_of(node, &asking.transactional_id) {
+        Some(coordinator) if coordinator == node.settings.node_id => answer(node, asking).await,
+        Some(coordinator) => node.transactions.peers.ask(node, coordinator, asking).await,
+        None => Err(errors::COORDINATOR_NOT_AVAILABLE),
+    }
+}
+
+/// The word of a coordinator on this node.
+pub(super) async fn answer(node: &Node, asking: &Asking) -> Asked {
+    let version = if asking.adds { ClientVersion::V2 } else { ClientVersion::V0 };
+    let asked = AddPartitions {
+        transactional_id: asking.transactional_id.clone(),
+        producer: asking.producer,
+        partitions: asking.partitions.clone(),
+        version,
+    };
+    let id = &asking.transactional_id;
+    if asking.adds {
+        return match call(node, id, Request::AddPartitions(asked)).await {
+            Ok(Reply::AddPartitions(Ok(()))) => Ok(vec![errors::NONE; asking.partitions.len()]),
+            Ok(Reply::AddPartitions(Err(error))) | Err(error) => Err(error.code()),
+            Ok(_) => Err(errors::UNKNOWN_SERVER_ERROR),
+        };
+    }
+    match read(node, id, move |coordinator, _| coordinator.verify(&asked)).await {
+        Ok(Ok(each)) => Ok(each.iter().map(|one| one.map_or_else(TxnError::code, |()| 0)).collect()),
+        Ok(Err(error)) | Err(error) => Err(error.code()),
+    }
+}
