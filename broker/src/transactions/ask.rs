@@ -2,7 +2,8 @@
 //! (KIP-890): to have the partition added, or, for older clients, to look whether it was.
 //!
 //! Right after the end of a transaction its successor is told CONCURRENT_TRANSACTIONS until all markers are
-//! written; that is waited for here for a moment, which spares clients a round (as Kafka does).
+//! written; that is waited for here for a moment, which spares clients a round (as Kafka does). Each question
+//! has tickets of its own, drawn before it: a marker that comes meanwhile voids them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::node::Node;
 /// `add.partitions.to.txn.retry.backoff.max.ms` and `.retry.backoff.ms`).
 const CONCURRENT_WAIT: Duration = Duration::from_millis(100);
 const CONCURRENT_PAUSE: Duration = Duration::from_millis(20);
+/// How often a ticket may be voided while its question is on its way.
+const VOIDED_MAX: usize = 3;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +37,24 @@ pub struct Asking {
 /// Kafka's code for all partitions, or for each in order; 0: it is in the transaction.
 pub type Asked = Result<Vec<i16>, i16>;
 
-/// Asks the coordinator, wherever it is.
-pub async fn ask(node: &Arc<Node>, asking: &Asking) -> Asked {
+/// Asks the coordinator, wherever it is; `draw` draws the tickets to be shown with what it allows. Where the
+/// epoch is new with each transaction, a ticket that was voided meanwhile was voided by the transaction
+/// before, and the question is put again; before that, it may have been the end of this very one.
+pub async fn ask<T: PartialEq>(node: &Arc<Node>, asking: &Asking, draw: impl Fn() -> T) -> (T, Asked) {
     let until = Instant::now() + CONCURRENT_WAIT;
+    let mut voided = 0;
     loop {
+        let shown = draw();
         let asked = ask_once(node, asking).await;
+        if !asking.adds {
+            return (shown, asked);
+        }
+        if asked.is_ok() && voided < VOIDED_MAX && draw() != shown {
+            voided += 1;
+            continue;
+        }
         if !is_concurrent(&asked) || Instant::now() + CONCURRENT_PAUSE > until {
-            return asked;
+            return (shown, asked);
         }
         tokio::time::sleep(CONCURRENT_PAUSE).await;
     }

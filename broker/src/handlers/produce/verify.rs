@@ -2,8 +2,8 @@
 //! appended (KIP-890), to add the partitions for clients that leave that to brokers, else whether the client
 //! has added them.
 //!
-//! The ticket was drawn when the request was read; a batch whose transaction ended while the question was on
-//! its way finds it void and is refused by the log. Codes are those that clients of each version take as
+//! Tickets are drawn before each question; a batch whose transaction ended while the question was on its way
+//! finds its ticket void and is refused by the log. Codes are those that clients of each version take as
 //! Kafka's producer means them.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use highwater_groups::core::txn::{Producer, TxnPartition};
 use highwater_groups::core::types::Name;
+use highwater_log::VerificationTicket;
 use highwater_model::limits::TXN_VERIFY_WAIT_MAX;
 use highwater_wire::kafka::messages::ProduceResponse;
 use highwater_wire::kafka::messages::produce_response::PartitionProduceResponse;
@@ -56,10 +57,10 @@ pub(super) async fn verified(
     head: Head,
     id: Name,
     mut response: ProduceResponse,
-    judged: Vec<Judged>,
+    mut judged: Vec<Judged>,
 ) -> Result<Reply, CloseReason> {
     let node = &head.node;
-    let codes = ask(&head, id, &judged).await;
+    let codes = ask(&head, id, &mut judged).await;
     let mut allowed = Vec::with_capacity(judged.len());
     for (one, code) in judged.into_iter().zip(codes) {
         if code == errors::NONE {
@@ -81,7 +82,7 @@ pub(super) async fn verified(
 }
 
 /// The coordinator's code for each batch; 0 for those of which there is nothing to ask.
-async fn ask(head: &Head, id: Name, judged: &[Judged]) -> Vec<i16> {
+async fn ask(head: &Head, id: Name, judged: &mut [Judged]) -> Vec<i16> {
     let mut codes = vec![errors::NONE; judged.len()];
     // One producer writes a request; if it names several, each is asked for.
     let mut open: Vec<usize> = (0..judged.len()).filter(|at| judged[*at].ticket.is_some()).collect();
@@ -104,14 +105,33 @@ async fn ask(head: &Head, id: Name, judged: &[Judged]) -> Vec<i16> {
             partitions: asked.iter().map(at).collect(),
             adds: head.version >= ADDS_SINCE,
         };
+        let draw = || asked.iter().map(|at| ticket(head, &judged[*at])).collect::<Vec<_>>();
         let wait = TXN_VERIFY_WAIT_MAX.min(head.timeout);
-        let told = tokio::time::timeout(wait, transactions::ask(&head.node, &asking)).await;
-        match told.unwrap_or(Err(errors::NETWORK_EXCEPTION)) {
-            Ok(each) => asked.iter().zip(each).for_each(|(at, code)| codes[*at] = code),
-            Err(code) => asked.iter().for_each(|at| codes[*at] = code),
+        let told = tokio::time::timeout(wait, transactions::ask(&head.node, &asking, draw)).await;
+        let Ok((tickets, told)) = told else {
+            asked.iter().for_each(|at| codes[*at] = errors::NETWORK_EXCEPTION);
+            continue;
+        };
+        for (n, (at, ticket)) in asked.iter().zip(tickets).enumerate() {
+            judged[*at].ticket = ticket;
+            codes[*at] = match &told {
+                Ok(each) => each.get(n).copied().unwrap_or(errors::UNKNOWN_SERVER_ERROR),
+                Err(code) => *code,
+            };
         }
     }
     codes
+}
+
+/// A ticket for the batch as things are now; none where there is nothing to ask any more. Where transactions
+/// share an epoch, only the one that was drawn when the request was read: what has voided that has ended the
+/// batch's own transaction.
+fn ticket(head: &Head, one: &Judged) -> Option<VerificationTicket> {
+    if head.version < ADDS_SINCE {
+        return one.ticket;
+    }
+    // A partition that does not serve any more takes no batch either.
+    one.partition.verification_ticket(&one.batch.header, true, head.now_ms).ok().flatten()
 }
 
 /// The coordinator's code as a producer of this version understands it. What may pass is told in a way that

@@ -124,16 +124,25 @@ async fn verified(
     let header = header(producer).ok_or(errors::UNKNOWN_SERVER_ERROR)?;
     // Offsets have no sequences: nothing is to be said of which comes first.
     let drawn = partition.verification_ticket(&header, false, node.now_ms());
-    let Some(ticket) = drawn.map_err(|unavailable| unavailable_code(&unavailable))? else { return Ok(None) };
+    let drawn = drawn.map_err(|unavailable| unavailable_code(&unavailable))?;
+    if drawn.is_none() {
+        return Ok(None);
+    }
     let transactional_id = name(&request.transactional_id);
     let asking = Asking { transactional_id, producer, partitions: vec![at], adds: version >= ADDS_SINCE };
-    let told = tokio::time::timeout(TXN_VERIFY_WAIT_MAX, ask(node, &asking)).await;
-    let code = match told.unwrap_or(Err(errors::NETWORK_EXCEPTION)) {
+    // Where transactions share an epoch, what voids the first ticket has ended the offsets' own transaction.
+    let draw = || match version >= ADDS_SINCE {
+        true => partition.verification_ticket(&header, false, node.now_ms()).ok().flatten(),
+        false => drawn,
+    };
+    let told = tokio::time::timeout(TXN_VERIFY_WAIT_MAX, ask(node, &asking, draw)).await;
+    let (ticket, told) = told.unwrap_or((None, Err(errors::NETWORK_EXCEPTION)));
+    let code = match told {
         Ok(codes) => codes.first().copied().unwrap_or(errors::UNKNOWN_SERVER_ERROR),
         Err(code) => code,
     };
     match code {
-        errors::NONE => Ok(Some(ticket)),
+        errors::NONE => Ok(ticket),
         code => Err(for_commit(code, version)),
     }
 }
