@@ -7,4 +7,5 @@ pub mod raft_election;
 pub mod raft_side;
 pub mod rate;
 pub mod replica;
+pub mod room;
 pub mod throttle;

@@ -230,6 +230,7 @@ impl Starting {
         let mut clients = JoinSet::new();
         clients.spawn(async move { n.serve(listener).await });
         clients.spawn(report::run(node.clone(), reports));
+        clients.spawn(crate::workers::isr::follow_session(node.clone(), session.watch()));
         let broker = Some(Broker { node, session, clients });
         Ok(Up { coordinator, data_dir: self.data_dir, node_id, broker })
     }
@@ -341,11 +342,13 @@ impl Broker {
         self.node.raft.stop(&self.node).await;
         // Who waits for an acknowledgement hears that another leads now, and not only when the time is up:
         // once the node stops, nobody here follows the metadata.
-        if let Err(e) = self.node.follow_topics().await {
-            tracing::warn!("partitions do not follow the hand-over: {e}");
+        let wait = Duration::from_millis(self.node.settings.drain_timeout_ms);
+        match tokio::time::timeout(wait, self.node.follow_topics()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!("partitions do not follow the hand-over: {e}"),
+            Err(_) => tracing::warn!("partitions do not follow the hand-over in time"),
         }
         self.node.begin_stop();
-        let wait = Duration::from_millis(self.node.settings.drain_timeout_ms);
         let ended = async { while self.clients.join_next().await.is_some() {} };
         if tokio::time::timeout(wait, ended).await.is_err() {
             tracing::warn!("some requests did not end in time and were cut");

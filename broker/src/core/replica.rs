@@ -18,6 +18,7 @@ use highwater_model::{LeaderEpoch, NodeId, Offset};
 
 mod group;
 mod leader;
+mod proof;
 #[cfg(test)]
 mod tests;
 
@@ -142,6 +143,9 @@ pub struct AckTicket {
 pub enum AckState {
     Committed,
     Waiting,
+    /// Nobody can say whether it will be: a member of the in-sync set is silent, and another leader may have
+    /// been elected.
+    Unproven,
     /// The leader that took it is none any more: NOT_LEADER_OR_FOLLOWER, and whether the batch lasts is
     /// unknown.
     NotLeader,
@@ -192,6 +196,9 @@ pub struct Replica {
     group: Option<GroupRole>,
     /// It leads and takes no batches.
     is_frozen: bool,
+    /// See `proof.rs`.
+    is_lapsed: bool,
+    is_unproven: bool,
 }
 
 impl Replica {
@@ -199,7 +206,9 @@ impl Replica {
     /// log's end.
     pub fn new(node_id: NodeId, high_watermark: Offset) -> Replica {
         assert!(high_watermark >= 0);
-        Replica { node_id, high_watermark, terms: None, leader: None, group: None, is_frozen: false }
+        let (terms, leader, group) = (None, None, None);
+        let (is_frozen, is_lapsed, is_unproven) = (false, false, false);
+        Replica { node_id, high_watermark, terms, leader, group, is_frozen, is_lapsed, is_unproven }
     }
 
     pub fn node_id(&self) -> NodeId {
@@ -295,7 +304,7 @@ impl Replica {
         let (Some(leader), Some(terms)) = (&self.leader, &self.terms) else {
             return Err(LeaderRefusal::NotLeader);
         };
-        if self.is_frozen {
+        if self.is_frozen || needs_all && self.is_unproven {
             return Err(LeaderRefusal::NotLeader);
         }
         let (isr, min_isr) = (leader.isr().len(), terms.min_isr_effective());
@@ -410,6 +419,12 @@ impl Replica {
         is_regress
     }
 
+    /// The log was begun anew at `offset`, and everything below is committed.
+    pub fn log_begun_at(&mut self, offset: Offset) {
+        assert!(self.leader.is_none() && offset >= self.high_watermark, "before it leads");
+        self.high_watermark = offset;
+    }
+
     /// What became of a batch that waits to be committed.
     pub fn ack(&self, ticket: &AckTicket) -> AckState {
         assert!(ticket.leader_epoch >= 0 && ticket.end >= 0, "a leader has given it out");
@@ -418,6 +433,7 @@ impl Replica {
         }
         match self.high_watermark >= ticket.end {
             true => AckState::Committed,
+            false if self.is_unproven => AckState::Unproven,
             false => AckState::Waiting,
         }
     }
@@ -429,6 +445,7 @@ impl Replica {
 
     /// Moves a leader's high watermark to where it may be by now.
     fn settle(&mut self, now_ms: i64, ends: Ends) -> Moves {
+        self.prove(now_ms, ends);
         let (Some(leader), Some(terms)) = (&self.leader, &self.terms) else {
             return Moves::default();
         };

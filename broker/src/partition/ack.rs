@@ -20,7 +20,7 @@ pub enum AckFailure {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     /// NOT_LEADER_OR_FOLLOWER.
-    #[error("another leader has taken over")]
+    #[error("another leader has taken over, or may have")]
     NotLeader,
     /// NOT_ENOUGH_REPLICAS_AFTER_APPEND.
     #[error("committed, with fewer replicas in sync than min.insync.replicas")]
@@ -52,17 +52,19 @@ impl Partition {
         let is_durable = inner.log().flushed_end() >= wait.ticket.end;
         let is_done = match (state, wait.needs_all) {
             (AckState::Committed, _) => true,
-            (AckState::Waiting, needs_all) => !needs_all && is_durable,
+            (AckState::Waiting, true) => false,
+            (AckState::Waiting | AckState::Unproven, false) => is_durable,
             // Once durable here it counts as told for acks=1, whoever leads by now.
             (AckState::NotLeader, false) if is_durable => true,
-            (AckState::NotLeader, _) => {
+            (AckState::NotLeader | AckState::Unproven, _) => {
                 return Err(match &inner.unavailable {
                     Some(unavailable) => unavailable.clone().into(),
                     None => AckFailure::NotLeader,
                 });
             }
         };
-        if is_done && wait.needs_all && inner.replica.replica().check_append(true).is_err() {
+        let judged = inner.replica.replica().check_append(true);
+        if is_done && wait.needs_all && matches!(judged, Err(LeaderRefusal::NotEnoughReplicas { .. })) {
             return Err(AckFailure::NotEnoughReplicas);
         }
         match &inner.unavailable {

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use highwater_model::limits::{
-    REPLICA_FETCHES_PER_MESSAGE_MAX, REPLICA_MESSAGE_BYTES_MAX, REPLICA_MESSAGES_PENDING,
-    REPLICA_RECONNECT_MS_MAX, REPLICA_RETRY_MS,
+    REPLICA_FAILED_RETRY_MS, REPLICA_FETCHES_PER_MESSAGE_MAX, REPLICA_MESSAGE_BYTES_MAX,
+    REPLICA_MESSAGES_PENDING, REPLICA_RECONNECT_MS_MAX, REPLICA_RETRY_MS,
 };
 use highwater_model::{LeaderEpoch, NodeId, TopicPartition};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior};
 use tonic::Status;
 
 use super::proto::replication_client::ReplicationClient;
@@ -68,13 +69,28 @@ pub async fn run(node: Arc<Node>) {
             tasks.spawn(follow(node.clone(), leader, told));
             leaders.insert(leader, tell);
         }
+        let mut has_failed = false;
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            Some(_) = tasks.join_next() => {}
+            Some(ended) = tasks.join_next() => {
+                if let Err(panic) = ended {
+                    tracing::error!("following a leader has ended by a defect: {panic}; it is begun anew");
+                    has_failed = true;
+                }
+                forget_ended(&mut leaders);
+            }
             _ = stop.wait_for(|stopping| *stopping) => break,
+        }
+        if has_failed {
+            tokio::time::sleep(Duration::from_millis(REPLICA_RECONNECT_MS_MAX)).await;
         }
     }
     tasks.shutdown().await;
+}
+
+/// Leaders whose task has ended are followed anew if there is anything to follow.
+fn forget_ended(leaders: &mut HashMap<NodeId, watch::Sender<Arc<Followed>>>) {
+    leaders.retain(|_, partitions| !partitions.is_closed());
 }
 
 /// The partitions that this node follows, by leader.
@@ -84,7 +100,7 @@ fn followed(node: &Node) -> HashMap<NodeId, Followed> {
     for partition in node.partitions.view().partitions() {
         let terms = partition.terms();
         if let Some(leader) = terms.leader.filter(|_| !terms.is_leader && terms.raft.is_none()) {
-            let bounds = Bounds::of(&state, partition.tp, own, Side::Follower);
+            let bounds = Bounds::of(&state, partition.tp, own, (Side::Follower, own));
             let follows = Follows { leader_epoch: terms.leader_epoch, partition: partition.clone(), bounds };
             by_leader.entry(leader).or_default().insert(partition.tp, follows);
         }
@@ -154,6 +170,8 @@ struct Follower {
     listener: Arc<dyn NewsListener>,
     /// Refused, or held back by a throttle: to be asked again at the next tick.
     refused: HashSet<TopicPartition>,
+    /// What came could not be taken: to be asked again after a longer while.
+    failed: HashSet<TopicPartition>,
     has_received: bool,
 }
 
@@ -166,6 +184,7 @@ impl Follower {
             listener: due.clone(),
             due,
             refused: HashSet::new(),
+            failed: HashSet::new(),
             has_received: false,
         };
         follower.take_over(partitions.borrow().clone());
@@ -210,7 +229,7 @@ impl Follower {
         // The stream is answered once it has begun.
         requests.try_send(outbox.pop_front().expect("put there")).expect("an empty channel has room");
         let mut answers = client.replicate(outgoing).await?.into_inner();
-        let mut retry = tokio::time::interval(Duration::from_millis(REPLICA_RETRY_MS));
+        let (mut retry, mut retry_failed) = (every(REPLICA_RETRY_MS), every(REPLICA_FAILED_RETRY_MS));
         loop {
             if outbox.is_empty() {
                 outbox.extend(self.due_fetches());
@@ -228,6 +247,11 @@ impl Follower {
                 () = self.due.arrived.notified(), if outbox.is_empty() => {}
                 _ = retry.tick(), if !self.refused.is_empty() => {
                     for tp in std::mem::take(&mut self.refused) {
+                        self.due.news(tp);
+                    }
+                }
+                _ = retry_failed.tick(), if !self.failed.is_empty() => {
+                    for tp in std::mem::take(&mut self.failed) {
                         self.due.news(tp);
                     }
                 }
@@ -260,8 +284,11 @@ impl Follower {
             .into_iter()
             .filter_map(|tp| {
                 let follows = self.partitions.get(&tp)?;
-                // What is lost here may be filled once nobody counts on it (`workers/damage.rs`).
-                if follows.partition.has_lost() && counts_on_this(&self.node, tp) {
+                // What is lost here may be filled once nobody counts on it (`workers/damage.rs`). And who has no
+                // room waits outside the in-sync set, or acknowledgements would wait for it.
+                if follows.partition.has_lost() && counts_on_this(&self.node, tp)
+                    || self.node.disk.is_full() && !is_in_sync(&self.node, tp)
+                {
                     self.refused.insert(tp);
                     return None;
                 }
@@ -292,7 +319,10 @@ impl Follower {
                 }
                 Err(error) => {
                     tell(&follows.partition, &error);
-                    self.refused.insert(tp);
+                    match error {
+                        TakeError::Refused(_) => self.refused.insert(tp),
+                        _ => self.failed.insert(tp),
+                    };
                 }
             }
         }
@@ -300,10 +330,22 @@ impl Follower {
     }
 }
 
+/// Ticks that nobody waited for do not come all at once: each is a pause.
+fn every(pause_ms: u64) -> Interval {
+    let mut ticks = tokio::time::interval(Duration::from_millis(pause_ms));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Whether the control plane holds this node's replica to have everything that is committed.
 fn counts_on_this(node: &Node, tp: TopicPartition) -> bool {
     let own = node.settings.node_id;
     node.coordinator.with_state(|state| state.partition(tp).is_some_and(|record| record.counts_on(own)))
+}
+
+fn is_in_sync(node: &Node, tp: TopicPartition) -> bool {
+    let own = node.settings.node_id;
+    node.coordinator.with_state(|state| state.partition(tp).is_some_and(|record| record.isr.contains(&own)))
 }
 
 async fn take_one(
@@ -334,4 +376,24 @@ fn connect(node: &Node, leader: NodeId) -> Result<tonic::transport::Channel, Sta
     let address = address.filter(|address| !address.is_empty());
     let address = address.ok_or_else(|| Status::unavailable("the leader's gRPC address is not known"))?;
     Ok(highwater_coordinator::rpc::endpoint(&address)?.connect_lazy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_rest_retries_are_paused_all_the_same() {
+        assert_eq!(every(REPLICA_RETRY_MS).missed_tick_behavior(), MissedTickBehavior::Delay);
+    }
+
+    #[test]
+    fn a_leader_whose_task_has_ended_is_followed_anew() {
+        let (alive, _told) = watch::channel(Arc::new(Followed::new()));
+        let (ended, told) = watch::channel(Arc::new(Followed::new()));
+        drop(told);
+        let mut leaders = HashMap::from([(1, alive), (2, ended)]);
+        forget_ended(&mut leaders);
+        assert_eq!(leaders.into_keys().collect::<Vec<_>>(), [1]);
+    }
 }

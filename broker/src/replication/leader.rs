@@ -9,11 +9,13 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use highwater_model::limits::{
-    REPLICA_FETCH_BYTES_MAX, REPLICA_FETCHES_PER_MESSAGE_MAX, REPLICA_INLINE_READ_BYTES_MAX,
-    REPLICA_MESSAGES_PENDING, REPLICA_ROUND_BYTES_MAX, REPLICA_STREAM_PARTITIONS_MAX, REPLICA_STREAMS_MAX,
+    REPLICA_FETCH_BYTES_MAX, REPLICA_FETCHES_PER_MESSAGE_MAX, REPLICA_HELLO_WAIT,
+    REPLICA_INLINE_READ_BYTES_MAX, REPLICA_MESSAGES_PENDING, REPLICA_ROUND_BYTES_MAX,
+    REPLICA_STREAM_PARTITIONS_MAX, REPLICA_STREAMS_MAX,
 };
 use highwater_model::{NodeId, TopicPartition};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -115,10 +117,10 @@ async fn serve(
 ) {
     let mut stop = node.stopping();
     let first = tokio::select! {
-        first = fetches.message() => first,
+        first = hello(&mut fetches, REPLICA_HELLO_WAIT) => first,
         _ = stop.wait_for(|stopping| *stopping) => return,
     };
-    let Ok(Some(first)) = first else { return };
+    let Some(first) = first else { return };
     let follower = match judge_hello(&node, first.hello.as_ref()) {
         Ok(follower) => follower,
         Err(refused) => {
@@ -164,6 +166,14 @@ async fn serve(
             _ = stop.wait_for(|stopping| *stopping) => return,
         }
     }
+}
+
+/// The first message; none if it does not come in time, or the stream has ended.
+async fn hello(
+    fetches: &mut (impl Stream<Item = Result<FollowerFetches, Status>> + Unpin),
+    wait: Duration,
+) -> Option<FollowerFetches> {
+    tokio::time::timeout(wait, fetches.next()).await.ok()??.ok()
 }
 
 /// Without an end where there is none.
@@ -258,8 +268,8 @@ impl Session {
         if bytes == 0 || matches!(found, Found::Served(served) if served.is_in_sync) {
             return false;
         }
-        let follower = self.follower;
-        let bounds = self.node.coordinator.with_state(|state| Bounds::of(state, tp, follower, Side::Leader));
+        let (follower, side) = (self.follower, (Side::Leader, self.node.settings.node_id));
+        let bounds = self.node.coordinator.with_state(|state| Bounds::of(state, tp, follower, side));
         let throttle = &self.node.throttle;
         match throttle.wait(&self.node, Side::Leader, bounds) {
             Some(wait) => {
@@ -365,6 +375,13 @@ mod tests {
         assert!(ahead.contains("upgrade this node") && ahead.lines().count() == 1, "{ahead}");
         let behind = hello(0, PROTOCOL_MIN - 1).expect_err("too old");
         assert!(behind.contains("upgrade node 2"), "{behind}");
+    }
+
+    #[tokio::test]
+    async fn who_opens_a_stream_and_says_nothing_gives_the_seat_back() {
+        assert!(hello(&mut futures::stream::pending(), Duration::from_millis(10)).await.is_none());
+        let mut told = futures::stream::iter([Ok(FollowerFetches::default())]);
+        assert!(hello(&mut told, Duration::from_secs(60)).await.is_some());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use highwater_coordinator::core::{
     BrokerConfigs, ClusterState, FOLLOWER_THROTTLED_RATE, LEADER_THROTTLED_RATE,
 };
-use highwater_model::{NodeId, TopicPartition};
+use highwater_model::{NodeId, TopicConfig, TopicPartition};
 use tokio::time::Instant;
 
 use crate::core::throttle::TokenBucket;
@@ -29,31 +29,40 @@ pub enum Side {
 pub struct Bounds {
     /// A move adds it.
     pub is_moving: bool,
-    /// The topic has it throttled on this side.
+    /// The topic lists this node for the partition, on this side: a leader lists itself, whoever follows.
     pub is_listed: bool,
 }
 
 impl Bounds {
-    /// Those of `replica`; none where it is in sync.
-    pub fn of(state: &ClusterState, tp: TopicPartition, replica: NodeId, side: Side) -> Bounds {
+    /// Those under which `follower` is filled, by node `own`; none where it is in sync.
+    pub fn of(
+        state: &ClusterState,
+        tp: TopicPartition,
+        follower: NodeId,
+        (side, own): (Side, NodeId),
+    ) -> Bounds {
         let Some(topic) = state.topic(tp.topic_id) else { return Bounds::default() };
         let Some(partition) = topic.partition(tp.partition) else { return Bounds::default() };
-        if partition.isr.contains(&replica) {
+        if partition.isr.contains(&follower) {
             return Bounds::default();
         }
-        let listed = match side {
-            Side::Leader => &topic.config.leader_throttled,
-            Side::Follower => &topic.config.follower_throttled,
-        };
-        Bounds {
-            is_moving: partition.adding.contains(&replica),
-            is_listed: listed.contains(tp.partition, replica),
-        }
+        let is_listed = is_listed(&topic.config, tp.partition, side, own);
+        Bounds { is_moving: partition.adding.contains(&follower), is_listed }
     }
 
     fn is_free(self) -> bool {
         self == Bounds::default()
     }
+}
+
+/// As in Kafka: `kafka-reassign-partitions --throttle` lists the replicas that lead, or may, for the leader's
+/// side, and those that are added for the follower's.
+fn is_listed(config: &TopicConfig, partition: i32, side: Side, own: NodeId) -> bool {
+    let listed = match side {
+        Side::Leader => &config.leader_throttled,
+        Side::Follower => &config.follower_throttled,
+    };
+    listed.contains(partition, own)
 }
 
 /// The counts of one side.
@@ -170,8 +179,23 @@ mod tests {
 
     #[test]
     fn a_replica_in_sync_is_under_no_bound() {
-        assert_eq!(Bounds::of(&ClusterState::default(), nowhere(), 1, Side::Leader), Bounds::default());
+        let state = ClusterState::default();
+        assert_eq!(Bounds::of(&state, nowhere(), 1, (Side::Leader, 2)), Bounds::default());
         assert!(Bounds::default().is_free());
+    }
+
+    /// What the stock tool sets when partition 0 moves from nodes 1 and 2 to nodes 2 and 3.
+    #[test]
+    fn each_node_looks_for_itself_in_the_list_of_its_side() {
+        let overrides = [
+            ("leader.replication.throttled.replicas".to_owned(), "0:1,0:2".to_owned()),
+            ("follower.replication.throttled.replicas".to_owned(), "0:3".to_owned()),
+        ];
+        let config = TopicConfig::from_overrides(&overrides.into()).expect("legal");
+        let listed = |side| [1, 2, 3].map(|own| is_listed(&config, 0, side, own));
+        assert_eq!(listed(Side::Leader), [true, true, false]);
+        assert_eq!(listed(Side::Follower), [false, false, true]);
+        assert!(!is_listed(&config, 1, Side::Leader, 1));
     }
 
     fn nowhere() -> TopicPartition {

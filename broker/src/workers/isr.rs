@@ -5,13 +5,13 @@
 //! tick asks again for what time makes due, so a lost wake-up costs a second.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use highwater_coordinator::WriteError;
 use highwater_coordinator::core::{AlterPartition, IsrMember};
+use highwater_coordinator::{Liveness, WriteError};
 use highwater_model::limits::ISR_PROPOSALS_MAX;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::core::replica::{IsrOutcome, IsrProposal};
 use crate::node::Node;
@@ -24,6 +24,8 @@ pub struct IsrQueue {
     filled: Notify,
     /// This broker's registration, which every proposal names.
     broker_epoch: OnceLock<Arc<dyn Fn() -> u64 + Send + Sync>>,
+    /// The session with the control plane has lapsed: no change of an in-sync set goes through.
+    is_lapsed: AtomicBool,
 }
 
 impl IsrQueue {
@@ -37,6 +39,11 @@ impl IsrQueue {
         self.broker_epoch.get().map_or(0, |epoch| epoch())
     }
 
+    /// Whether the session with the control plane has lapsed, so that others may have been elected.
+    pub fn is_lapsed(&self) -> bool {
+        self.is_lapsed.load(Ordering::Relaxed)
+    }
+
     /// Queues the partition if it wants a change.
     pub fn push_if_wanted(&self, partition: &Arc<Partition>) {
         // Cleared by the one who takes the proposal; so nobody is queued twice for one.
@@ -48,6 +55,26 @@ impl IsrQueue {
 
     fn take(&self) -> Option<Arc<Partition>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+/// Tells leaders when the session with the control plane lapses and when it is held again, until the node
+/// stops.
+pub async fn follow_session(node: Arc<Node>, mut session: watch::Receiver<Liveness>) {
+    let mut stop = node.stopping();
+    loop {
+        let is_lapsed = session.borrow_and_update().is_lapsed;
+        if node.isr.is_lapsed.swap(is_lapsed, Ordering::Relaxed) != is_lapsed {
+            let now_ms = node.now_ms();
+            for partition in node.partitions.view().partitions() {
+                partition.tick_replica(&node, now_ms);
+            }
+        }
+        tokio::select! {
+            // An ended session says nothing more.
+            Ok(()) = session.changed() => {}
+            _ = stop.wait_for(|stopping| *stopping) => return,
+        }
     }
 }
 

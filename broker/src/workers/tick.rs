@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use highwater_model::limits::WORKER_TICK_MS;
 
-use super::damage;
 use super::pace::Unpublished;
 use super::pause;
 use crate::node::Node;
@@ -16,7 +15,7 @@ pub(super) async fn run(node: Arc<Node>) {
     while pause(&node, Duration::from_millis(WORKER_TICK_MS)).await {
         node.disk.look();
         let now_ms = node.now_ms();
-        let (mut unpublished, mut damaged) = (Unpublished::default(), Vec::new());
+        let mut unpublished = Unpublished::default();
         for partition in node.partitions.view().partitions() {
             match partition.roll_if_due(now_ms) {
                 Ok(false) => {}
@@ -33,14 +32,8 @@ pub(super) async fn run(node: Arc<Node>) {
                 node.flush.push(partition);
             }
             partition.tick_replica(&node, now_ms);
-            if partition.has_lost() {
-                damaged.push(partition.clone());
-            }
             unpublished.add(partition.unpublished());
         }
         node.pacer.counted(unpublished);
-        if !damaged.is_empty() {
-            damage::tell(&node, damaged).await;
-        }
     }
 }

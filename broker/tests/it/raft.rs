@@ -15,6 +15,7 @@ use crate::it::offsets::delete_to;
 const RAFT: (&str, &str) = ("highwater.replication", "raft");
 const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 
 async fn create(harness: &Harness, configs: &[(&str, &str)]) -> TopicId {
     let id = harness.create_topic("t", 1, configs).await;
@@ -58,15 +59,20 @@ async fn a_raft_topic_is_written_read_and_looked_up() {
     assert_eq!(client.put("t", 0, idempotent(7, 2, &[b"c"])).await, 2, "sent again, it is where it was");
     let gap = client.produce(9, "t", 0, idempotent(7, 9, &[b"x"])).await;
     assert_eq!(gap.error_code, OUT_OF_ORDER_SEQUENCE_NUMBER);
+    for n in 0..7 {
+        client.put("t", 0, idempotent(8, n, &[b"x"])).await;
+    }
+    let old = client.produce(9, "t", 0, idempotent(8, 0, &[b"x"])).await;
+    assert_eq!(old.error_code, DUPLICATE_SEQUENCE_NUMBER, "committed, and too old to know where");
     let one: ProduceResponse =
         client.call(api::PRODUCE, 9, &produce_request(1, "t", &[(0, batch(&[b"d"]))])).await;
-    assert_eq!(one.responses[0].partition_responses[0].base_offset, 3);
+    assert_eq!(one.responses[0].partition_responses[0].base_offset, 10);
     client.send(api::PRODUCE, 9, &produce_request(0, "t", &[(0, batch(&[b"e"]))])).await;
-    let read = client.consume("t", 0, 0, 5).await;
+    let read = client.consume("t", 0, 0, 12).await;
     let values: Vec<&[u8]> = read.iter().map(|(_, value)| value.as_slice()).collect();
-    assert_eq!(values, [b"a", b"b", b"c", b"d", b"e"]);
+    assert_eq!(values.concat(), b"abcxxxxxxxde");
     let (first, last) = (client.list_offset(5, "t", 0, -2).await, client.list_offset(5, "t", 0, -1).await);
-    assert_eq!((first.offset, last.offset), (0, 5));
+    assert_eq!((first.offset, last.offset), (0, 12));
     let metadata = MetadataRequest::default().with_topics(None);
     let metadata: MetadataResponse = client.call(api::METADATA, 12, &metadata).await;
     let partition = &metadata.topics[0].partitions[0];

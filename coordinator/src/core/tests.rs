@@ -79,9 +79,8 @@ impl Notebook {
                 node_id: words[1].parse().ok(),
                 ops: words[2..].chunks(2).map(|op| config_op(op[0], op[1])).collect(),
             },
-            "isr" | "elect" | "damaged" | "resign" | "reassign" | "move" | "raft-leader" | "raft-begin" | "raft-end" => {
-                self.parse_partition(&words)
-            }
+            "isr" | "elect" | "damaged" | "resign" | "reassign" | "move" | "raft-leader" | "raft-begin"
+            | "raft-end" => self.parse_partition(&words),
             "create" => Command::CreateTopic(self.parse_create(&words)),
             "delete" => Command::DeleteTopic { topic_id: self.id(words[1]) },
             "swept" => Command::SweptTopic { topic_id: self.id(words[1]) },

@@ -387,6 +387,28 @@ fn stale_epochs_and_lying_headers_are_refused() {
 }
 
 #[test]
+fn a_truncation_without_room_changes_nothing_and_is_tried_again() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk);
+    for n in 0..10 {
+        put(&mut log, &sequenced(9, n * 40, 40));
+    }
+    flush(&mut log);
+    let before = contents(&log);
+    disk.inject(Fault::WriteFails(std::io::ErrorKind::StorageFull));
+    log.truncate_to(205, NOW).expect_err("no room");
+    assert_eq!((log.log_end(), log.refusal()), (400, None));
+    assert!(contents(&log) == before && contents(&open(&disk.kill()).0) == before);
+    log.truncate_to(205, NOW).expect("there is room again");
+    for log in [&log, &open(&disk.kill()).0] {
+        assert!(log.log_end() == 200 && contents(log) == before[..5]);
+    }
+    disk.inject(Fault::SyncFails);
+    log.truncate_to(100, NOW).expect_err("a failed fsync");
+    assert!(log.refusal().is_some(), "is never tried again (invariant 5)");
+}
+
+#[test]
 fn truncation_takes_everything_with_it() {
     let disk = SimDisk::new();
     let (mut log, _) = open(&disk);

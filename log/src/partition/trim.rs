@@ -53,6 +53,13 @@ impl Drop for Evicted {
     }
 }
 
+/// The disk had no room for what was to be written; an fsync that says so is a failed fsync.
+fn is_out_of_room(error: &LogError) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let LogError::Io { what, source, .. } = error else { return false };
+    !what.starts_with("fsync") && matches!(source.kind(), StorageFull | QuotaExceeded)
+}
+
 impl PartitionLog {
     /// Drops whole sealed segments that end at or below `offset` from the local log. The caller has made sure
     /// that they are in the tier's manifest or below the log start (invariant 10). Readers that hold slices
@@ -122,7 +129,8 @@ impl PartitionLog {
     /// reader may hold a slice or map of what is cut.
     ///
     /// # Errors
-    /// `OutOfRange` below the first local segment: use `reset_to`. Any other error poisons the log.
+    /// `OutOfRange` below the first local segment: use `reset_to`. `Io` where there was no room to begin with:
+    /// nothing is cut. Any other error poisons the log.
     pub fn truncate_to(&mut self, offset: Offset, now_ms: i64) -> Result<(), LogError> {
         self.check_writable()?;
         let (start, end) = (self.first_segment_start().max(self.log_start), self.log_end());
@@ -132,17 +140,30 @@ impl PartitionLog {
         if offset < start {
             return Err(LogError::OutOfRange { offset, start, end });
         }
-        let cut = self.truncate_files(offset, now_ms);
-        if cut.is_err() {
+        let done = match self.begin_cut(offset) {
+            Err(error) if is_out_of_room(&error) => return Err(error),
+            begun => begun.and_then(|cut| self.truncate_files(&cut, now_ms)),
+        };
+        if done.is_err() {
             self.refuses = Some("a truncation failed half way");
         }
-        cut
+        done
     }
 
-    fn truncate_files(&mut self, offset: Offset, now_ms: i64) -> Result<(), LogError> {
+    fn begin_cut(&mut self, offset: Offset) -> Result<Cut, LogError> {
         let cut = self.find_cut(offset)?;
-        self.log_start = self.log_start.min(cut.end);
-        self.end_moves_back(cut.end)?;
+        let log_start = self.log_start;
+        self.log_start = log_start.min(cut.end);
+        // A lower recovery point and log start are safe, should no more come of it.
+        if let Err(error) = self.end_moves_back(cut.end) {
+            self.log_start = log_start;
+            self.flush.checkpoint_is_stale();
+            return Err(error);
+        }
+        Ok(cut)
+    }
+
+    fn truncate_files(&mut self, cut: &Cut, now_ms: i64) -> Result<(), LogError> {
         while self.active.start > cut.segment {
             self.drop_active_segment()?;
         }

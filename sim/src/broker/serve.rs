@@ -83,7 +83,7 @@ impl Broker {
         for (waiting, state) in held.settled() {
             let outcome = match state {
                 AckState::Committed => Ok(waiting.base_offset),
-                AckState::Waiting | AckState::NotLeader => Err(ClientError::Unknown),
+                AckState::Waiting | AckState::Unproven | AckState::NotLeader => Err(ClientError::Unknown),
             };
             context.send(from, waiting.client, Message::Produced { id: waiting.id, outcome });
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use highwater_model::limits::ISR_RETRY_MS;
+use highwater_model::limits::{ISR_RETRY_MS, ISR_SILENT_MS_MAX};
 use highwater_model::{NodeId, Offset};
 
 use super::{Assignment, Ends, FollowerEnds, IsrMember, IsrOutcome, IsrProposal, LeaderRefusal};
@@ -166,6 +166,16 @@ impl Leader {
         }
         debug_assert!(end <= ends.log_end, "committed is what the leader has too");
         Some(end)
+    }
+
+    /// Whether a member of the committed set has taken nothing for a while of what there is for it.
+    pub(super) fn has_silent_member(&self, now_ms: i64, terms: &Assignment, leader_end: Offset) -> bool {
+        let is_silent = |progress: &Progress| {
+            let is_old = |at: i64| now_ms.saturating_sub(at) > ISR_SILENT_MS_MAX;
+            progress.counted(terms) != Some(leader_end) && progress.caught_up_ms.is_none_or(is_old)
+        };
+        let mut others = self.isr.iter().filter(|id| **id != self.node_id);
+        others.any(|id| self.followers.get(id).is_none_or(is_silent))
     }
 
     /// Followers at the old end were caught up until now.

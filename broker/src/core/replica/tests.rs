@@ -78,6 +78,10 @@ impl Notebook {
                 self.replica.follower_fetched(now_ms, follower, ends)
             }
             "tick" => self.replica.tick(now_ms, ends),
+            "session" => {
+                self.replica.set_lapsed(words[1] == "lapsed");
+                self.replica.tick(now_ms, ends)
+            }
             "settled" => {
                 let proposal =
                     self.proposals[named("nth").map_or(self.proposals.len(), |n| n as usize) - 1].clone();

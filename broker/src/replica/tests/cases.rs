@@ -137,6 +137,37 @@ fn a_batch_sent_again_after_a_failover_is_found_in_the_log() {
     assert!(matches!(refused, Err(AppendRefusal::Sequence(_))), "{refused:?}");
 }
 
+/// Its acknowledgement hung at a leader that was cut off, while the client went on at the next one.
+#[test]
+fn a_batch_sent_again_after_many_others_is_a_duplicate_once_it_is_committed() {
+    let [mut one, mut two, mut three] = three();
+    let first = append(&mut one, 7, 0).ticket;
+    catch_up(&mut one, &mut two, 0);
+    catch_up(&mut one, &mut three, 0);
+    let mut replicas = [one, two, three];
+    lead(&mut replicas, 2, 1);
+    let [one, two, three] = &mut replicas;
+    for n in 1..7 {
+        append(two, 7, n * 2);
+    }
+    let again = |leader: &mut ReplicaLog, sequence| {
+        let (header, bytes) = batch(7, sequence, 2);
+        match leader.append_as_leader(&header, &bytes, true, NOW) {
+            Err(AppendRefusal::Sequence(refusal)) => refusal.error_code(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = two.log().log_end();
+    catch_up(two, one, 0);
+    assert_eq!((again(two, 0), two.high_watermark()), (20, 0), "an acknowledged batch could be lost");
+    catch_up(two, three, 0);
+    exchange(two, three, 0);
+    assert!(two.high_watermark() >= first.end);
+    assert_eq!(again(two, 0), 46);
+    assert_eq!(again(two, 20), 45, "a gap is a gap");
+    assert_eq!(two.log().log_end(), before, "nothing is written twice");
+}
+
 #[test]
 fn late_answers_change_nothing() {
     let [mut one, mut two, mut three] = three();

@@ -184,7 +184,7 @@ impl World {
                     client.sequence += client.records as i32;
                     (client.records, client.waits) = (0, None);
                 }
-                Some(AckState::NotLeader) | None => client.waits = None,
+                Some(AckState::NotLeader | AckState::Unproven) | None => client.waits = None,
             }
         }
     }
