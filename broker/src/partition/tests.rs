@@ -197,6 +197,19 @@ fn an_unclean_leader_goes_on_where_the_tier_ends() {
     assert_eq!((bounds.tiered_end, bounds.high_watermark, bounds.log_end), (10, 10, 10));
 }
 
+/// A leader that hands over to a group takes no more, but what it has committed is acknowledged.
+#[tokio::test]
+async fn what_was_committed_before_a_hand_over_is_acknowledged() {
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    let wait = append(&partition).expect("appended");
+    let raft = [("highwater.replication".to_owned(), "raft".to_owned())];
+    let config = Arc::new(TopicConfig::from_overrides(&raft.into()).expect("legal"));
+    partition.take_assignment(0, &config, &alone(1, &config));
+    append(&partition).expect_err("it hands over");
+    partition.flush_ended(0, partition.draw_flush(false).expect("work").run());
+    partition.wait_acked(&wait).await.expect("committed");
+}
+
 /// The session with the control plane has lapsed, and a replica in sync takes nothing.
 #[tokio::test]
 async fn nobody_waits_for_a_leader_that_is_cut_off() {

@@ -129,8 +129,8 @@ impl PartitionLog {
     /// reader may hold a slice or map of what is cut.
     ///
     /// # Errors
-    /// `OutOfRange` below the first local segment: use `reset_to`. `Io` where there was no room to begin with:
-    /// nothing is cut. Any other error poisons the log.
+    /// `OutOfRange` below the first local segment: use `reset_to`. `Io` where there was no room to begin
+    /// with: nothing is cut. Any other error poisons the log.
     pub fn truncate_to(&mut self, offset: Offset, now_ms: i64) -> Result<(), LogError> {
         self.check_writable()?;
         let (start, end) = (self.first_segment_start().max(self.log_start), self.log_end());

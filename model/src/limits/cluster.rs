@@ -11,8 +11,8 @@ pub const MOVES_PER_REQUEST_MAX: usize = 10_000;
 /// Pause before a change of the in-sync set is proposed again that was refused or not answered, in
 /// milliseconds.
 pub const ISR_RETRY_MS: i64 = 500;
-/// A replica in sync that has taken nothing for so long, though there is something, is not waited for once the
-/// leader's session with the control plane has lapsed, in milliseconds.
+/// A replica in sync that has taken nothing for so long, though there is something, is not waited for once
+/// the leader's session with the control plane has lapsed, in milliseconds.
 pub const ISR_SILENT_MS_MAX: i64 = 2_000;
 /// For so long a leader has to have refused appends for lack of room before it resigns, in milliseconds.
 pub const DISK_FULL_RESIGN_MS: i64 = 2_000;
