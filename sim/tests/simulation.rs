@@ -1,13 +1,16 @@
 //! The simulation as a test: seeds are repeatable, sound seeds stay sound, and each guard is missed when it
 //! is taken away. More seeds: `make sim SEEDS=1000`.
 
+use std::ops::Range;
+
 use highwater_sim::guards::{Guard, Guards};
 use highwater_sim::params::Mode;
 use highwater_sim::run::{Failure, raise_file_limit, run_seed, run_seeds};
 
 const SEEDS: u64 = 200;
-/// Within which the absence of a guard must be noticed.
-const GUARD_SEEDS: u64 = 200;
+/// Within which the absence of a guard must be noticed. A search ends with the first that does; the rarest of
+/// the guards are missed by one seed in 200.
+const GUARD_SEEDS: Range<u64> = 850..1_850;
 
 fn threads() -> usize {
     raise_file_limit();
@@ -45,7 +48,7 @@ fn every_guard_is_missed() {
     for mode in Mode::ALL {
         for guard in Guard::of_mode(*mode) {
             let guards = Guards::without(*guard);
-            let failed = run_seeds(*mode, 1..1 + GUARD_SEEDS, guards, threads(), true, &|_| {});
+            let failed = run_seeds(*mode, GUARD_SEEDS, guards, threads(), true, &|_| {});
             match failed.first() {
                 Some(report) => {
                     println!("{mode} without {guard}: seed {}: {}", report.seed, report.findings[0]);
@@ -54,5 +57,5 @@ fn every_guard_is_missed() {
             }
         }
     }
-    assert!(unnoticed.is_empty(), "{GUARD_SEEDS} seeds did not notice the absence of {unnoticed:?}");
+    assert!(unnoticed.is_empty(), "seeds {GUARD_SEEDS:?} did not notice the absence of {unnoticed:?}");
 }
