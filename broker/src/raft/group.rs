@@ -227,6 +227,13 @@ impl RaftGroup {
             let judged =
                 self.store.judge(header, origin).map_err(|e| ProposeRefusal::Failed(e.to_string()))?;
             let judged = judged.map_err(|refusal| refusal.at_high_watermark(self.high_watermark()));
+            // What another leader's log has cut off here is missing from the sequences: to say "out of order" of
+            // it has a client begin a new epoch, and send again what the log has.
+            if judged.is_err() && self.store.term() != term {
+                return Err(ProposeRefusal::NotLeader {
+                    leader: self.leader().filter(|node| *node != self.node),
+                });
+            }
             if let Sequenced::Duplicate { base_offset, next_offset, max_timestamp } = judged? {
                 return Ok(Appended { term, base_offset, next_offset, duplicate_of: Some(max_timestamp) });
             }
@@ -265,6 +272,11 @@ impl RaftGroup {
                 return Err(ProposeRefusal::Unknown);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Says which of the partition's groups this is: the one since this leader epoch.

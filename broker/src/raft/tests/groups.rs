@@ -9,6 +9,7 @@ use highwater_model::limits::GREETING_PAUSE;
 use highwater_wire::batch::BatchHeader;
 
 use super::cluster::{Cluster, LOOKS, partition};
+use crate::core::raft_side::StoredVote;
 use crate::raft::{Beginning, ProposeRefusal, Role};
 
 /// Base offsets and first bytes of the batches in a log.
@@ -63,6 +64,23 @@ fn a_batch_sent_again_is_found_before_and_after_a_failover() {
         assert_eq!((again.base_offset, again.duplicate_of.is_some()), (first.base_offset, true));
         cluster.produce(next, "twice", 2).await.expect("goes on");
         assert_eq!(batches(&cluster.converged().await).len(), 2);
+        cluster.stop().await;
+    });
+}
+
+/// The vote is on the disk, and the log may be cut, before openraft says that somebody else leads.
+#[test]
+fn who_has_voted_for_another_calls_nothing_out_of_order() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let (leader, term) = cluster.leader().await;
+        cluster.produce(leader, "once", 0).await.expect("committed");
+        let gap = cluster.produce(leader, "gap", 8).await;
+        assert!(matches!(gap, Err(ProposeRefusal::Sequence(_))), "{gap:?}");
+        let vote = StoredVote { term: term + 1, replica: 9, is_committed: false };
+        cluster.group(leader).store().write_vote(vote).expect("written");
+        let gap = cluster.produce(leader, "gap", 8).await;
+        assert!(matches!(gap, Err(ProposeRefusal::NotLeader { .. })), "{gap:?}");
         cluster.stop().await;
     });
 }
