@@ -449,6 +449,32 @@ async fn transactions_go_on_after_a_restart() {
     harness.stop().await;
 }
 
+/// The markers of one transaction are on their way while the next one begins: its first batches draw tickets
+/// that those markers void.
+#[tokio::test]
+async fn transactions_follow_each_other_at_once() {
+    let harness = harness().await;
+    let mut txn = Txn::begin(&harness, "id", Rules::New).await;
+    let mut expected = Vec::new();
+    for round in 0..150 {
+        let value = format!("{round}");
+        for partition in 0..3 {
+            // Whatever this is answered with, it is none that ends a client's transaction.
+            txn.write("t", partition, &[value.as_bytes()]).await;
+        }
+        txn.end(round % 3 != 0).await;
+        if round % 3 != 0 {
+            expected.push(value);
+        }
+    }
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    let mut reader = harness.client().await;
+    for partition in 0..3 {
+        until_seen(&mut reader, "t", partition, &expected).await;
+    }
+    harness.stop().await;
+}
+
 /// Waits until the coordinator of the id is there again.
 async fn init_is_loaded(txn: &mut Txn) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
