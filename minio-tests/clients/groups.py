@@ -64,7 +64,7 @@ def fill(bootstrap, topic, first, count):
 
 
 def member(bootstrap, topic, group, protocol, name):
-    from confluent_kafka import Consumer
+    from confluent_kafka import Consumer, KafkaError, KafkaException
 
     def tell(**values):
         print(json.dumps(values), flush=True)
@@ -93,8 +93,9 @@ def member(bootstrap, topic, group, protocol, name):
             tell(error=str(error))
     try:
         consumer.commit(asynchronous=False)  # again, for those that were refused
-    except Exception as error:
-        tell(error=str(error))
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError._NO_OFFSET:
+            tell(error=str(error))
     consumer.close()
 
 
