@@ -47,12 +47,15 @@ enum Kind {
     DeleteRecords,
     /// A broker comes back with an empty directory, if the others can do without what it had.
     LoseDisk,
+    /// One replica is cut off, and soon after the leader's machine loses power: what is acknowledged in between
+    /// hangs on who had synced it.
+    LoseLeader,
     /// The topic asks for the other replication, in mode switching.
     Switch,
 }
 
 /// How often each comes, relative to the others.
-const WEIGHTS: [(Kind, u64); 24] = [
+const WEIGHTS: [(Kind, u64); 25] = [
     (Kind::Kill, 10),
     (Kind::LosePower, 10),
     (Kind::LosePowerEverywhere, 3),
@@ -76,6 +79,7 @@ const WEIGHTS: [(Kind, u64); 24] = [
     (Kind::MinIsr, 2),
     (Kind::DeleteRecords, 2),
     (Kind::LoseDisk, 3),
+    (Kind::LoseLeader, 8),
     (Kind::Switch, 25),
 ];
 
@@ -89,6 +93,8 @@ enum Undo {
     Weather,
     Bucket,
     Drain(u64),
+    /// Not undone, but done: the partition's leader loses power.
+    Power(TopicPartition),
 }
 
 /// The faults of one run.
@@ -158,6 +164,7 @@ impl Faults {
             Undo::Network => world.context.network.mend(),
             Undo::Weather => world.context.network.weather = world.context.params.weather,
             Undo::Bucket => world.bucket.weather = BucketWeather::FAIR,
+            Undo::Power(tp) => self.leader_loses_power(world, tp),
             Undo::Drain(node_id) => world.administer(Command::DrainBroker { node_id, is_draining: false }),
         }
     }
@@ -218,6 +225,7 @@ impl Faults {
                 world.delete_records(partition, permille);
             }
             Kind::LoseDisk => self.lose_disk(world, node, lasts),
+            Kind::LoseLeader => self.lose_leader(world, lasts),
             Kind::SyncFails => self.disk(world, node, DiskFault::SyncFails, lasts),
             Kind::DiskFull => {
                 let fault = DiskFault::WriteFails(std::io::ErrorKind::StorageFull);
@@ -268,6 +276,34 @@ impl Faults {
         };
         for node in nodes {
             world.kill(node, may, lasts);
+        }
+    }
+
+    fn lose_leader(&mut self, world: &mut World, lasts: Micros) {
+        let partition = self.chance.below(u64::from(world.context.params.partitions)) as u32;
+        let tp = world.context.params.tp(partition);
+        let state = world.control.newest().state;
+        let Some(known) = state.partition(tp) else { return };
+        let others: Vec<u64> =
+            known.replicas.iter().copied().filter(|node| Some(*node) != known.leader).collect();
+        let Some(behind) = self.chance.pick(&others).copied() else { return };
+        let network = &mut world.context.network;
+        let here = network.host(Address::Broker(behind));
+        for node in known.replicas.iter().filter(|node| **node != behind) {
+            let there = network.host(Address::Broker(*node));
+            network.cut(here, there);
+            network.cut(there, here);
+        }
+        self.ends(&mut world.context, Undo::Network, lasts);
+        let soon = self.chance.between(20, 700) * MILLI;
+        self.ends(&mut world.context, Undo::Power(tp), soon);
+    }
+
+    fn leader_loses_power(&mut self, world: &mut World, tp: TopicPartition) {
+        let leader = world.control.newest().state.partition(tp).and_then(|partition| partition.leader);
+        let down_for = self.chance.between(100, 2_000) * MILLI;
+        if let Some(leader) = leader.filter(|_| !self.spares(world)) {
+            world.kill(leader, world.context.params.flush_before_ack, down_for);
         }
     }
 
