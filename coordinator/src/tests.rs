@@ -146,7 +146,8 @@ async fn what_no_message_could_carry_is_refused_before_it_is_written() {
     let answer = coordinator.alter_configs(vec![change], false).await.remove(0);
     assert!(matches!(answer, Err(WriteError::Refused(Refusal::LimitReached(_)))), "{answer:?}");
     // As it comes in by the door, past the caller's own check.
-    let form = Command::FormCluster { cluster_id: "x".repeat(COMMAND_BYTES_MAX), members: Default::default() };
+    let form =
+        Command::FormCluster { cluster_id: "x".repeat(COMMAND_BYTES_MAX), members: Default::default() };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     let attempt = coordinator.propose_here(form, deadline).await;
     assert!(matches!(attempt, Attempt::Done(Err(Refusal::LimitReached(_)), _)));

@@ -47,8 +47,8 @@ enum Kind {
     DeleteRecords,
     /// A broker comes back with an empty directory, if the others can do without what it had.
     LoseDisk,
-    /// One replica is cut off, and soon after the leader's machine loses power: what is acknowledged in between
-    /// hangs on who had synced it.
+    /// One replica is cut off, and soon after the leader's machine loses power: what is acknowledged in
+    /// between hangs on who had synced it.
     LoseLeader,
     /// The topic asks for the other replication, in mode switching.
     Switch,

@@ -200,9 +200,9 @@ impl Candidacy {
         true
     }
 
-    /// Whether this replica would vote for a candidate. Of two that ask each other at once and have the same log
-    /// only the one that comes first gets a yes: else both would stand, and take each other's votes away. Who
-    /// comes first and is not elected in `RAFT_PREFERENCE_MS` makes way.
+    /// Whether this replica would vote for a candidate. Of two that ask each other at once and have the same
+    /// log only the one that comes first gets a yes: else both would stand, and take each other's votes away.
+    /// Who comes first and is not elected in `RAFT_PREFERENCE_MS` makes way.
     pub fn would_vote(&self, now_ms: i64, ask: &Ask, view: &View<'_>, peers: &Peers) -> bool {
         let goes_first =
             ask.last == view.last && view.is_voter(view.me) && view.is_before(view.me, ask.candidate);

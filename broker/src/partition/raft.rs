@@ -172,7 +172,8 @@ impl Partition {
         self.lock_any().log().refusal()
     }
 
-    /// Takes away what is damaged of the log, for a replica that begins again with nothing. A sound log stays.
+    /// Takes away what is damaged of the log, for a replica that begins again with nothing. A sound log
+    /// stays.
     ///
     /// # Errors
     /// Of the disk.

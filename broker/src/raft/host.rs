@@ -403,8 +403,8 @@ impl RaftHost {
     }
 }
 
-/// Tells one of a group that its leader leads no more, until that has been heard; who cannot be reached for so
-/// long takes the node to be gone anyway.
+/// Tells one of a group that its leader leads no more, until that has been heard; who cannot be reached for
+/// so long takes the node to be gone anyway.
 async fn resign(transport: Arc<dyn Transport>, node: NodeId, resigned: Resigned) {
     for _ in 0..RAFT_RESIGN_TRIES {
         let deadline = Duration::from_millis(RAFT_SILENT_MS as u64 / 2);

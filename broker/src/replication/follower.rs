@@ -284,8 +284,8 @@ impl Follower {
             .into_iter()
             .filter_map(|tp| {
                 let follows = self.partitions.get(&tp)?;
-                // What is lost here may be filled once nobody counts on it (`workers/damage.rs`). And who has no
-                // room waits outside the in-sync set, or acknowledgements would wait for it.
+                // What is lost here may be filled once nobody counts on it (`workers/damage.rs`). And who has
+                // no room waits outside the in-sync set, or acknowledgements would wait for it.
                 if follows.partition.has_lost() && counts_on_this(&self.node, tp)
                     || self.node.disk.is_full() && !is_in_sync(&self.node, tp)
                 {

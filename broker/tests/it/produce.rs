@@ -97,8 +97,8 @@ async fn idempotent_producers_write_once_and_in_order() {
     harness.stop().await;
 }
 
-/// Clients take DUPLICATE_SEQUENCE_NUMBER for an acknowledgement, and OUT_OF_ORDER_SEQUENCE_NUMBER for a reason
-/// to send it for ever.
+/// Clients take DUPLICATE_SEQUENCE_NUMBER for an acknowledgement, and OUT_OF_ORDER_SEQUENCE_NUMBER for a
+/// reason to send it for ever.
 #[tokio::test]
 async fn a_batch_that_comes_again_after_many_others_is_a_duplicate() {
     let harness = Harness::start().await;

@@ -266,8 +266,8 @@ impl RaftNode {
             node_id: *id,
             address: peer.address.clone(),
             storage: peer.storage,
-            // Midway through a change a majority of both lists is needed: who is in one of them alone does not
-            // count yet, and the others may not go as if it did.
+            // Midway through a change a majority of both lists is needed: who is in one of them alone does
+            // not count yet, and the others may not go as if it did.
             is_voter: membership.get_joint_config().iter().all(|list| list.contains(id)),
             matched: metrics.replication.as_ref().and_then(|known| index(known.get(id)?)),
         };

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use highwater_minio_tests::clients::{Beside, java_command, java_program, kafka_tool, python, python_command};
+use highwater_minio_tests::clients::{
+    Beside, java_command, java_program, kafka_tool, python, python_command,
+};
 use highwater_minio_tests::highwater::{Highwater, Spec};
 use highwater_minio_tests::minio::Minio;
 use highwater_minio_tests::process::pause;

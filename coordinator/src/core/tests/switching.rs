@@ -1,5 +1,5 @@
-//! Records below random switches between fetch and raft replication: whoever leads has what was committed, and
-//! so has everybody who is held to have it.
+//! Records below random switches between fetch and raft replication: whoever leads has what was committed,
+//! and so has everybody who is held to have it.
 
 use proptest::prelude::*;
 
@@ -125,8 +125,8 @@ impl Plane {
         self.notebook.line(&line);
     }
 
-    /// Under fetch every in-sync replica takes a record, if they are enough; in a group a bare majority. Whoever
-    /// is about to hand over takes none.
+    /// Under fetch every in-sync replica takes a record, if they are enough; in a group a bare majority.
+    /// Whoever is about to hand over takes none.
     fn produce(&mut self, topic: &Topic, p: &Partition, leader: NodeId) {
         let is_asked_for = (topic.config.replication == Replication::Raft) == p.raft.is_some();
         let there = p.isr.iter().copied().filter(|node| *node != leader && self.is_there(*node));
