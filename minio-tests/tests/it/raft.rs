@@ -55,7 +55,7 @@ fn goes_on(load: &mut Load, after: &str) {
     step(format!("2,000 acknowledgements {:.1} s after {after}", began.elapsed().as_secs_f64()));
 }
 
-/// A segment that is written to and has been synced since it was begun: `marks` says how far (docs/format.md).
+/// A segment that is written to and has been synced since it was begun, by what `marks` says.
 fn synced(spec: &Spec) -> Option<PathBuf> {
     let files = segments(spec.data());
     let is_last = |at: usize| files.get(at + 1).is_none_or(|next| next.parent() != files[at].parent());
