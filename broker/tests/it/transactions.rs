@@ -342,7 +342,7 @@ async fn a_new_producer_fences_the_old_one_and_aborts_what_it_has_open() {
 async fn a_transaction_that_takes_too_long_is_aborted() {
     let harness = harness().await;
     let mut reader = harness.client().await;
-    let mut slow = Txn::with_timeout(&harness, "slow", Rules::New, 300).await;
+    let mut slow = Txn::with_timeout(&harness, "slow", Rules::New, 2_000).await;
     slow.write("t", 0, &[b"late"]).await;
     until_seen(&mut reader, "t", 0, &[]).await;
     assert_eq!(latest(&mut reader, 0, 1).await, 2, "a record and its marker");
