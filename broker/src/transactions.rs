@@ -55,14 +55,13 @@ pub enum Request {
     EndTxn(EndTxn),
 }
 
+/// Has a look at the transactions of a shard, at its time.
+type Look = Box<dyn FnOnce(&Coordinator, Millis) + Send>;
+
 /// What a shard's task is asked.
 enum Message {
-    Request {
-        request: Request,
-        answer: oneshot::Sender<Reply>,
-    },
-    /// Looks at the transactions.
-    Read(Box<dyn FnOnce(&Coordinator, Millis) + Send>),
+    Request { request: Request, answer: oneshot::Sender<Reply> },
+    Read(Look),
 }
 
 /// A shard as the rest of the broker sees it.
