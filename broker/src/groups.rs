@@ -51,6 +51,7 @@ struct Asked {
 }
 
 /// What a shard's task is asked.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 enum Message {
     Request(Asked),
     /// A transaction has ended.
