@@ -11,6 +11,8 @@ async fn a_node_without_a_seat_follows_and_writes() {
     let mut nodes = cluster.start_all().await;
     register(&nodes[&1].coordinator, 1).await;
     decided(&nodes[&1].coordinator, "early").await;
+    // Whomever the observer asks for its first snapshot has it by now.
+    all_equal(nodes.values().map(|node| &node.coordinator)).await;
     let observer = observe(&cluster, 7).await;
     assert_eq!(observer.cluster_id(), nodes[&1].coordinator.cluster_id());
     assert!(observer.state().topic_by_name("early").is_some(), "the snapshot");
