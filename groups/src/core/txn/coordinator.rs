@@ -369,7 +369,8 @@ impl Coordinator {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
-        let due_ms = if self.is_fenced { None } else { entry.due(&self.settings) };
+        // The end of time, where `after` stops, never comes.
+        let due_ms = entry.due(&self.settings).filter(|due| !self.is_fenced && *due < Millis::MAX);
         let before = std::mem::replace(&mut entry.due_ms, due_ms);
         if before == due_ms {
             return;

@@ -32,7 +32,7 @@ impl Marking {
         self.attempts = self.attempts.saturating_add(1);
         let pause_ms = TXN_RETRY_MS_MIN.saturating_mul(factor).min(TXN_RETRY_MS_MAX);
         self.again_ms = after(now, pause_ms);
-        debug_assert!(self.again_ms > now);
+        debug_assert!(self.again_ms > now || now == Millis::MAX);
     }
 }
 

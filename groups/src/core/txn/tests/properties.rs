@@ -523,7 +523,7 @@ fn any_request(txn: &Transaction) -> impl Strategy<Value = Any> + use<> {
         3 => (who, 0i16..3, any::<bool>())
             .prop_map(|((id, epoch), version, commit)| Any::End { id, epoch, version, commit }),
         6 => prop::bool::weighted(0.8).prop_map(|is_ok| Any::Settle { is_ok }),
-        1 => prop_oneof![0i64..100_000, 0i64..1 << 62].prop_map(|ms| Any::Tick { ms }),
+        1 => prop_oneof![0i64..100_000, 0i64..1 << 62, Just(i64::MAX)].prop_map(|ms| Any::Tick { ms }),
         4 => (0u64..8, 0u8..5).prop_map(|(round, outcome)| Any::Answer { round, outcome }),
     ]
 }

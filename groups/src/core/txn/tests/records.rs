@@ -110,7 +110,7 @@ pub(super) fn any_transaction() -> impl Strategy<Value = Transaction> {
             Transaction {
                 producer_id: ids.0,
                 previous_producer_id: ids.1,
-                next_producer_id: if state.is_prepared() { ids.2 } else { -1 },
+                next_producer_id: if state.is_prepared() && ids.2 != ids.0 { ids.2 } else { -1 },
                 epoch,
                 last_epoch: -1,
                 timeout_ms,
