@@ -9,8 +9,8 @@ CARGO ?= cargo
 HIGHWATER_FUZZ_INPUTS ?= 1000000
 export HIGHWATER_FUZZ_INPUTS
 
-.PHONY: help prerequisites build tools demo cluster test check unit end-to-end sim chaos bench bench-quick bench-cluster \
-    bench-cluster-quick fuzz clean
+.PHONY: help prerequisites build tools demo demo-run cluster test check unit end-to-end sim chaos bench bench-quick \
+    bench-cluster bench-cluster-quick fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -31,7 +31,9 @@ build: ## the broker: target/release/highwater
 tools: ## MinIO, kcat, Python and Java clients, Parquet readers, into target/
 	scripts/tools.sh all
 
-demo: build ## real flights in, sealed to Parquet, replayed by a Kafka client, queried by SQL
+demo: build demo-run ## real flights in, sealed to Parquet, replayed by a Kafka client, queried by SQL
+
+demo-run:
 	scripts/tools.sh python
 	target/venv/bin/python demo/demo.py --highwater target/release/highwater --work-dir target/demo
 
@@ -50,13 +52,14 @@ unit: ## unit, golden, property and fuzz tests
 end-to-end: build tools ## real processes, real MinIO, real clients, kill -9, faults
 	$(CARGO) test --release -p highwater-minio-tests
 
+# The tests' build makes the binaries too. A build of these alone first would compile most dependencies twice, as
+# what tests depend on switches on features of some.
 test: prerequisites ## everything: formats, lints, all tests, the demo
 	$(CARGO) fmt --all -- --check
-	$(CARGO) build --release --workspace --bins
 	scripts/tools.sh all
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release --workspace --no-fail-fast
-	$(MAKE) --no-print-directory demo
+	$(MAKE) --no-print-directory demo-run
 
 # SEEDS of every mode; or one with its whole trace: SEED=17 MODE=fetch; WITHOUT=guard shows that it is missed.
 SEEDS ?= 1000
