@@ -7,7 +7,9 @@
 //! term is spent; a node that comes back does not unseat a leader that others follow. Who has given its vote
 //! leaves that candidate time: a term beyond the new leader's would make it stumble at its next entry.
 //! A node says in its greetings whom it does not hear: a leader that hears no majority is heard in vain, and
-//! its followers count it as gone. Nothing here bears on safety: that is openraft's. Invariant 17.
+//! its followers count it as gone. So they do one that is known by others' answers only and sends nothing
+//! itself: its node may have come back without it. Nothing here bears on safety: that is openraft's.
+//! Invariant 17.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -102,6 +104,51 @@ impl Peers {
     }
 }
 
+/// What a replica has of its leader itself. A term and its leader are learned from answers of others too, which
+/// may come late: after that leader's node started anew, or came back without its disk. A leader that lives
+/// sends its followers an entry when its term begins, and answers a candidate's question with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The newest term in which its leader sent something.
+    sent_term: u64,
+    /// The newest term that is known to have a leader, and since when; there is none while there is no leader.
+    known: Option<(u64, i64)>,
+    /// When what a leader sent was last taken.
+    taken_at_ms: i64,
+}
+
+impl Default for Led {
+    fn default() -> Led {
+        Led { sent_term: 0, known: None, taken_at_ms: i64::MIN / 2 }
+    }
+}
+
+impl Led {
+    /// The leader of a term has sent entries, a commit or a snapshot, be it taken or not.
+    pub fn sent(&mut self, term: u64) {
+        self.sent_term = self.sent_term.max(term);
+    }
+
+    /// What was sent last was taken.
+    pub fn taken(&mut self, now_ms: i64) {
+        self.taken_at_ms = self.taken_at_ms.max(now_ms);
+    }
+
+    /// To be called at each tick: whether this replica knows of a leader in its term.
+    pub fn look(&mut self, now_ms: i64, term: u64, has_leader: bool) {
+        let since = self.known.filter(|(known, _)| *known == term).unwrap_or((term, now_ms));
+        self.known = Some(since).filter(|_| has_leader);
+        debug_assert!(self.known.is_none_or(|(known, since_ms)| known == term && since_ms <= now_ms));
+    }
+
+    /// Whether the leader of a term has shown itself, or may still.
+    fn is_believed(&self, now_ms: i64, term: u64) -> bool {
+        let has_had_time =
+            self.known.is_some_and(|(known, since_ms)| known == term && now_ms - since_ms >= RAFT_SILENT_MS);
+        self.sent_term >= term || !has_had_time
+    }
+}
+
 /// One replica's group as it stands.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
@@ -114,8 +161,7 @@ pub struct View<'a> {
     pub leader: Option<ReplicaId>,
     pub term: u64,
     pub last: Option<EntryId>,
-    /// When the leader last sent an entry or a commit.
-    pub led_at_ms: i64,
+    pub led: Led,
     /// When this replica last voted, be it for itself.
     pub voted_at_ms: i64,
 }
@@ -130,10 +176,15 @@ impl View<'_> {
         now_ms < self.voted_at_ms.saturating_add(RAFT_LEASE_MS as i64)
     }
 
-    /// Whether the leader's node is heard, and hears a majority itself; this node always is.
+    /// Whether the leader's node is heard, hears a majority itself, and led in this term as far as this
+    /// replica can tell; this node always is.
     pub fn hears_leader(&self, now_ms: i64, peers: &Peers) -> bool {
         let node = self.leader.and_then(|leader| self.members.nodes.get(&leader));
-        let leads = |node: NodeId| peers.is_alive(now_ms, node) && !peers.is_deaf(node, self.members);
+        let leads = |node: NodeId| {
+            peers.is_alive(now_ms, node)
+                && !peers.is_deaf(node, self.members)
+                && self.led.is_believed(now_ms, self.term)
+        };
         node.is_some_and(|node| *node == self.node || leads(*node))
     }
 
@@ -233,7 +284,7 @@ fn would_vote(now_ms: i64, ask: &Ask, view: &View<'_>, peers: &Peers) -> bool {
     let leader_asks = view.leader == Some(ask.candidate);
     let is_led = !leader_asks && view.hears_leader(now_ms, peers);
     // openraft refuses within the lease whatever is known of the leader's node.
-    let within_lease = now_ms < view.led_at_ms.saturating_add(RAFT_LEASE_MS as i64);
+    let within_lease = now_ms < view.led.taken_at_ms.saturating_add(RAFT_LEASE_MS as i64);
     !leads && !is_led && !within_lease && !view.has_voted_lately(now_ms) && ask.last >= view.last
 }
 

@@ -31,7 +31,7 @@ use super::types::{
     Batch, Body, GroupVote, Member, Stored, TypeConfig, entry_id, log_id, members, stored_membership,
     stored_vote, vote,
 };
-use crate::core::raft_election::{Candidacy, Peers, View};
+use crate::core::raft_election::{Candidacy, Led, Peers, View};
 use crate::core::raft_side::{EntryId, Members, ReplicaId};
 use crate::replica::Origin;
 
@@ -94,7 +94,7 @@ struct Known {
 struct Standing {
     known: Known,
     candidacy: Candidacy,
-    led_at_ms: i64,
+    led: Led,
     voted_at_ms: i64,
     /// The leader of this term has started anew and leads no more.
     deposed_term: Option<u64>,
@@ -177,7 +177,7 @@ impl RaftGroup {
             standing: Mutex::new(Standing {
                 known,
                 candidacy: Candidacy::default(),
-                led_at_ms: i64::MIN / 2,
+                led: Led::default(),
                 voted_at_ms: i64::MIN / 2,
                 deposed_term: None,
                 reported_term: None,

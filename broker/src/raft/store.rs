@@ -54,8 +54,9 @@ pub struct Store {
     /// Copy of the base's offset, to be read while the log's owner holds its lock.
     released: AtomicI64,
     high_watermark: watch::Sender<Offset>,
-    /// A snapshot is on its way in: openraft appends and purges past it without waiting for it.
-    is_installing: AtomicBool,
+    /// A snapshot is on its way in until its entry is applied: openraft appends and purges past it without
+    /// waiting for it.
+    installing: Mutex<Option<EntryId>>,
     /// A commit was told to a follower no further than this leader's fsync has come.
     is_commit_held_back: AtomicBool,
 }
@@ -324,12 +325,25 @@ impl Store {
         inner.side.write(&Mark::Committed(id))
     }
 
+    /// Whether a snapshot is on its way in, however long that takes its disk.
     pub(super) fn is_installing(&self) -> bool {
-        self.is_installing.load(Ordering::SeqCst)
+        let at = *self.installing();
+        at.is_some_and(|at| self.applied_id() < Some(at)) && self.failure().is_none()
     }
 
-    pub(super) fn set_installing(&self, is_installing: bool) {
-        self.is_installing.store(is_installing, Ordering::SeqCst);
+    /// A snapshot that stands at `at` is about to be given to openraft.
+    pub(super) fn begin_installing(&self, at: EntryId) {
+        let mut installing = self.installing();
+        *installing = (*installing).max(Some(at));
+    }
+
+    /// openraft did not take that snapshot.
+    pub(super) fn abandon_installing(&self, at: EntryId) {
+        self.installing().take_if(|installing| *installing == at);
+    }
+
+    fn installing(&self) -> MutexGuard<'_, Option<EntryId>> {
+        self.installing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The index that is appended next.

@@ -30,6 +30,7 @@ impl Group {
             }
             RaftBody::Voted { vote, is_granted } => self.voted(env, from, *vote, *is_granted),
             RaftBody::Append { vote, previous, committed, entries } => {
+                self.led.sent(vote.term);
                 let (outcome, durable) = match order(vote) >= order(&self.vote) {
                     true => self.append(env, *vote, *previous, *committed, entries),
                     false => (Outcome::HigherVote(self.vote), None),
@@ -40,6 +41,7 @@ impl Group {
                 self.appended(env, from, message.id, *vote, *outcome);
             }
             RaftBody::Snapshot { vote, at, members, bytes } => {
+                self.led.sent(vote.term);
                 let outcome = match order(vote) >= order(&self.vote) {
                     true => self.snapshot(env, *vote, *at, members, bytes),
                     false => Outcome::HigherVote(self.vote),
@@ -107,7 +109,7 @@ impl Group {
         entries: &[Stored],
     ) -> (Outcome, Option<EntryId>) {
         self.take_vote(env, vote);
-        self.led_at_ms = env.now_ms;
+        self.led.taken(env.now_ms);
         let Some(previous) = previous else { return (Outcome::Conflict, None) };
         if !self.has(previous) {
             self.cut_from(previous.index);
@@ -137,7 +139,7 @@ impl Group {
         bytes: &[u8],
     ) -> Outcome {
         self.take_vote(env, vote);
-        self.led_at_ms = env.now_ms;
+        self.led.taken(env.now_ms);
         if Some(at) > self.committed {
             let local = self.store.id_at(at.index).ok().flatten();
             if local.is_some_and(|local| local != at) {

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use highwater_broker::core::raft_election::{Ask, Candidacy, Peers, View, is_majority};
+use highwater_broker::core::raft_election::{Ask, Candidacy, Led, Peers, View, is_majority};
 use highwater_broker::core::raft_side::{EntryId, Members, ReplicaId, SetMembers, StoredVote};
 use highwater_broker::raft::{Body, DrivenStore, Stored, side_entry};
 use highwater_log::Sequenced;
@@ -105,7 +105,7 @@ pub struct Group {
     pub(super) candidacy: Candidacy,
     /// When the vote was changed or confirmed last.
     pub(super) touched_ms: i64,
-    pub(super) led_at_ms: i64,
+    pub(super) led: Led,
     pub(super) voted_at_ms: i64,
     deposed_term: Option<u64>,
     pre: Option<(u64, BTreeSet<ReplicaId>)>,
@@ -136,7 +136,7 @@ impl Group {
             part: Part::Follower,
             candidacy: Candidacy::default(),
             touched_ms: i64::MIN / 2,
-            led_at_ms: i64::MIN / 2,
+            led: Led::default(),
             voted_at_ms: i64::MIN / 2,
             deposed_term: None,
             pre: None,
@@ -208,7 +208,7 @@ impl Group {
             leader: self.leader().filter(|_| self.deposed_term != Some(self.vote.term)),
             term: self.vote.term,
             last: self.store.last(),
-            led_at_ms: self.led_at_ms,
+            led: self.led,
             voted_at_ms: self.voted_at_ms,
         }
     }
@@ -220,6 +220,7 @@ impl Group {
             return;
         }
         let members = self.members();
+        self.led.look(env.now_ms, self.vote.term, self.leader().is_some());
         let mut candidacy = self.candidacy;
         let view = self.view(&members);
         self.hears_majority = view.hears_majority(env.now_ms, env.peers);

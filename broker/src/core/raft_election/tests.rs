@@ -9,8 +9,15 @@ fn members() -> Members {
 }
 
 fn view(members: &Members, me: u64, leader: Option<u64>) -> View<'_> {
-    let (led_at_ms, voted_at_ms) = (-10_000, -10_000);
-    View { me, node: me, seed: 7, members, leader, term: 1, last: None, led_at_ms, voted_at_ms }
+    let mut led = Led::default();
+    led.sent(1);
+    View { me, node: me, seed: 7, members, leader, term: 1, last: None, led, voted_at_ms: -10_000 }
+}
+
+/// The leader's last entry was taken then.
+fn led_at(now_ms: i64, mut view: View<'_>) -> View<'_> {
+    view.led.taken(now_ms);
+    view
 }
 
 fn said(boot: u64, unheard: &[u64]) -> Greeting {
@@ -74,7 +81,7 @@ fn a_vote_is_promised_only_where_it_unseats_nobody() {
     assert!(!would_vote(9, &ask, &view(&members, 3, Some(1)), &all), "the leader is heard");
     all.lost(1);
     assert!(would_vote(9, &ask, &view(&members, 3, Some(1)), &all));
-    let lately = View { led_at_ms: 0, ..view(&members, 3, Some(1)) };
+    let lately = led_at(0, view(&members, 3, Some(1)));
     assert!(!would_vote(9, &ask, &lately, &all), "openraft's lease");
     let longer = View { last: id(1, 6), ..view(&members, 3, Some(1)) };
     assert!(!would_vote(9, &ask, &longer, &all), "it would lose entries");
@@ -151,7 +158,7 @@ fn a_leader_that_hears_no_majority_counts_as_gone() {
     assert!((1..SILENT).any(|now| candidacy.stands(now, &follower, &peers)), "while it is heard");
     let ask = Ask { candidate: 2, last: None };
     assert!(would_vote(1, &ask, &view(&members, 3, Some(1)), &peers), "the third sees it likewise");
-    let lately = View { led_at_ms: 0, ..view(&members, 3, Some(1)) };
+    let lately = led_at(0, view(&members, 3, Some(1)));
     assert!(!would_vote(1, &ask, &lately, &peers), "openraft's lease stands all the same");
     peers.heard(2, 1, said(1, &[]));
     assert!(follower.hears_leader(2, &peers), "it hears again");
@@ -227,4 +234,56 @@ fn of_two_that_ask_each_other_at_once_one_gets_a_yes() {
     let ask = |candidate| Ask { candidate, last: None };
     assert!(calm.would_vote(200, &ask(3), &view(&members, 2, Some(1)), &peers), "it does not stand itself");
     assert!(calm.would_vote(200, &ask(2), &view(&members, 3, Some(1)), &peers));
+}
+
+#[test]
+fn a_leader_that_only_others_know_of_counts_as_gone_when_it_sends_nothing() {
+    let members = members();
+    let mut peers = peers(0, &[1, 3]);
+    // The term of an earlier leader, which was heard; then an answer that names the leader of term 2.
+    let mut led = Led::default();
+    led.sent(1);
+    let follower = |led| View { term: 2, led, ..view(&members, 2, Some(1)) };
+    let mut candidacy = Candidacy::default();
+    let mut stood = None;
+    for now in (100..4 * SILENT).step_by(100) {
+        peers.heard(now, 1, said(1, &[]));
+        peers.heard(now, 3, said(1, &[]));
+        led.look(now, 2, true);
+        let hears = follower(led).hears_leader(now, &peers);
+        assert_eq!(hears, now < 100 + SILENT, "it has as long as it takes to count as silent: {now}");
+        if candidacy.stands(now, &follower(led), &peers) {
+            stood.get_or_insert(now);
+        }
+    }
+    assert!(stood.is_some(), "though the node of that leader greets all along");
+    let now = 4 * SILENT;
+    let ask = Ask { candidate: 3, last: None };
+    assert!(would_vote(now, &ask, &follower(led), &peers), "nor does it keep others from standing");
+    // What it sends shows that it leads; of an earlier term it shows nothing.
+    led.sent(1);
+    assert!(!follower(led).hears_leader(now, &peers));
+    led.sent(2);
+    assert!(follower(led).hears_leader(now, &peers));
+    assert!(!would_vote(now, &ask, &follower(led), &peers));
+}
+
+#[test]
+fn each_leader_is_given_its_own_time() {
+    let members = members();
+    let peers = peers(5 * SILENT, &[1]);
+    let mut led = Led::default();
+    let hears = |now, term, led| View { term, led, ..view(&members, 2, Some(1)) }.hears_leader(now, &peers);
+    led.look(0, 1, true);
+    led.look(3 * SILENT, 1, true);
+    assert!(!hears(5 * SILENT, 1, led));
+    led.look(5 * SILENT, 2, true);
+    assert!(hears(5 * SILENT, 2, led) && hears(6 * SILENT - 1, 2, led), "a new term, a new leader");
+    // A term without a leader for a while: an answer names it later.
+    led.look(5 * SILENT, 2, false);
+    led.look(6 * SILENT - 1, 2, true);
+    assert!(hears(6 * SILENT - 1, 2, led));
+    led.taken(7);
+    led.taken(3);
+    assert_eq!(led.taken_at_ms, 7, "answers of two appends may overtake each other");
 }

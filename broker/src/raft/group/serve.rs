@@ -15,7 +15,7 @@ macro_rules! view {
             leader: $standing.known.leader.filter(|_| $standing.deposed_term != Some($standing.known.term)),
             term: $standing.known.term,
             last: $group.store.last().or($group.store.base_id()),
-            led_at_ms: $standing.led_at_ms,
+            led: $standing.led,
             voted_at_ms: $standing.voted_at_ms,
         }
     };
@@ -45,6 +45,8 @@ impl RaftGroup {
             return wish;
         }
         let mut standing = self.refreshed();
+        let (known_term, has_leader) = (standing.known.term, standing.known.leader.is_some());
+        standing.led.look(now_ms, known_term, has_leader);
         let mut candidacy = standing.candidacy;
         let view = view!(self, standing);
         let hears_majority = view.hears_majority(now_ms, peers);
@@ -197,6 +199,20 @@ impl RaftGroup {
         }
     }
 
+    /// The leader of a term has sent something. What makes it known here sets this replica's vote, and takes
+    /// turns with votes: between the look at it in `serve_vote` and openraft's own it must not change.
+    async fn sent_by_leader(&self, term: u64) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let is_known = {
+            let mut standing = self.refreshed();
+            standing.led.sent(term);
+            standing.known.term >= term && standing.known.leader.is_some()
+        };
+        match is_known {
+            true => None,
+            false => Some(self.votes.lock().await),
+        }
+    }
+
     pub(in crate::raft) async fn serve_append(&self, append: Append, now_ms: i64) -> Answer {
         let Append { vote: theirs, previous, committed, entries, .. } = append;
         // Whatever is claimed to match must be on this disk.
@@ -212,7 +228,10 @@ impl RaftGroup {
             entries: entries.into_iter().map(Stored::into_entry).collect(),
             leader_commit: committed.map(log_id),
         };
-        let answer = match self.raft.append_entries(request).await {
+        let turn = self.sent_by_leader(theirs.term).await;
+        let appended = self.raft.append_entries(request).await;
+        drop(turn);
+        let answer = match appended {
             Ok(AppendEntriesResponse::Success) => AppendAnswer::Success,
             Ok(AppendEntriesResponse::PartialSuccess(upto)) => {
                 AppendAnswer::Partial(upto.as_ref().map(entry_id))
@@ -222,7 +241,7 @@ impl RaftGroup {
             Err(_) => return self.refusal(),
         };
         if !matches!(answer, AppendAnswer::HigherVote(_)) {
-            self.refreshed().led_at_ms = now_ms;
+            self.refreshed().led.taken(now_ms);
         }
         let claims = matches!(answer, AppendAnswer::Success | AppendAnswer::Partial(_));
         if claims
@@ -258,15 +277,24 @@ impl RaftGroup {
         };
         let snapshot = openraft::Snapshot { meta, snapshot: Box::new(std::io::Cursor::new(send.bytes)) };
         let sender: GroupVote = vote(send.vote);
-        self.store.set_installing(true);
-        let answer = self.raft.install_full_snapshot(sender, snapshot).await;
+        let turn = self.sent_by_leader(send.vote.term).await;
+        self.store.begin_installing(send.at);
+        // The vote is taken long before the snapshot is: what is asked of openraft next finds it.
+        let taken = async {
+            let _ = self.raft.with_raft_state(|state| state.vote_ref().leader_id.term).await;
+            drop(turn);
+        };
+        let (answer, ()) = tokio::join!(self.raft.install_full_snapshot(sender, snapshot), taken);
         let deadline = tokio::time::Instant::now() + Duration::from_millis(RAFT_RPC_MS_MAX);
         let is_taken = answer.as_ref().is_ok_and(|answer| answer.vote <= sender);
+        if !is_taken {
+            self.store.abandon_installing(send.at);
+        }
         let has_come = || self.store.applied_id() >= Some(send.at) || self.store.failure().is_some();
         while is_taken && !has_come() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(INSTALL_LOOK).await;
         }
-        self.store.set_installing(false);
+        // Past the deadline it goes on being installed, and what follows goes on waiting for it.
         match answer {
             Ok(_) if is_taken && !has_come() => Answer::Refused("the snapshot takes too long".to_owned()),
             Ok(answer) => Answer::Snapshot { vote: stored_vote(&answer.vote) },

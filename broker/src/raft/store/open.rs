@@ -62,7 +62,7 @@ impl Store {
             is_flush_queued: AtomicBool::new(false),
             released: AtomicI64::new(offset),
             high_watermark: watch::Sender::new(offset),
-            is_installing: AtomicBool::new(false),
+            installing: Mutex::default(),
             is_commit_held_back: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 side,
@@ -84,7 +84,24 @@ impl Store {
         };
         store.finish_beginning()?;
         store.recover()?;
+        store.forget_own_removal().map_err(OpenError::io)?;
         Ok(Arc::new(store))
+    }
+
+    /// A leader that was about to be voted out, and died before the others had the entry that says so, would
+    /// be waited for in vain: they need its vote by the members before that entry, its log is longer than
+    /// theirs, and openraft lets nobody stand whom its own newest members leave out (Raft would). So it takes
+    /// back what it appended since. That is safe: by those members its copies count for nothing, and if they
+    /// have committed the entry, no candidate without it gets their majority, which the members before need
+    /// too. Only while it has taken nothing of another leader, which may have counted on what it has.
+    fn forget_own_removal(&self) -> io::Result<()> {
+        let cut = self.lock().own_removal();
+        let Some((index, offset)) = cut else { return Ok(()) };
+        if self.port.tier().tiered_end > offset {
+            return Ok(());
+        }
+        tracing::info!(index, offset, "takes back an entry by which it was to leave the group");
+        self.truncate(index)
     }
 
     /// Brings side file and log to one end, and makes what is there durable.
@@ -133,6 +150,23 @@ impl Store {
         drop(inner);
         self.port.advance(moved);
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Where the entry stands that takes this replica, its last leader, out of the group; None if there is
+    /// none or it is known to be committed.
+    fn own_removal(&self) -> Option<(u64, Offset)> {
+        let state = self.side.state();
+        let me = state.replica;
+        let newest = state.members_at(u64::MAX).filter(|set| !set.members.nodes.contains_key(&me))?;
+        let at = newest.at.filter(|at| at.leader == me && Some(*at) > self.applied.0)?;
+        let before = state.members_at(at.index.checked_sub(1)?)?;
+        let voted = before.members.voters.iter().any(|set| set.contains(&me));
+        let follows = state.vote.is_some_and(|vote| vote.is_committed && vote.replica != me);
+        let is_last_leader = self.last.is_some_and(|last| last.leader == me);
+        let entry = state.entry(at.index).filter(|_| voted && is_last_leader && !follows)?;
+        Some((entry.id.index, entry.offset))
     }
 }
 

@@ -10,7 +10,7 @@ use highwater_log::disk::{Disk, SimDisk};
 use openraft::testing::{StoreBuilder, Suite};
 
 use super::kit::{Home, batch};
-use crate::core::raft_side::EntryId;
+use crate::core::raft_side::{EntryId, StoredVote};
 use crate::raft::machine::Machine;
 use crate::raft::storage::Log;
 use crate::raft::types::{Batch, Body, StorageError, TypeConfig};
@@ -317,6 +317,57 @@ fn an_installation_is_whole_after_a_crash() {
         assert_eq!((behind.last(), home.log_end()), (Some(at), snapshot.beginning.offset), "seed {seed}");
         assert_eq!(home.log.lock().expect("log").epochs(), &snapshot.beginning.epochs[..]);
     }
+}
+
+#[test]
+fn a_leader_that_died_on_its_way_out_takes_its_removal_back() {
+    let without_me = || {
+        let nodes = BTreeMap::from([(2, 2), (4, 4)]);
+        Some(Arc::new(crate::core::raft_side::Members::of_voters(nodes)))
+    };
+    let mine = |index| EntryId { term: 5, leader: 1, index };
+    let vote = |term, replica| StoredVote { term, replica, is_committed: true };
+    // Leads in term 5, and appends the entry that leaves it out, and a batch after it.
+    let dies = |later: &dyn Fn(&Arc<Store>)| {
+        let disk = SimDisk::new();
+        let (_, store) = open(&disk, &group(0));
+        store.write_vote(vote(5, 1)).expect("led");
+        store.append_side(mine(1), None).expect("a blank");
+        let (header, bytes) = batch("before", 2);
+        let header = highwater_wire::batch::BatchHeader { leader_epoch: 5, ..header };
+        store.append_batch(mine(2), Batch::stored(header, bytes)).expect("appends");
+        store.append_side(mine(3), without_me()).expect("members");
+        let (header, bytes) = batch("after", 2);
+        let header = highwater_wire::batch::BatchHeader { base_offset: 2, leader_epoch: 5, ..header };
+        store.append_batch(mine(4), Batch::stored(header, bytes)).expect("appends");
+        store.flush();
+        store.sync_side(Box::new(|done| done.expect("syncs"))).expect("queued");
+        later(&store);
+        let (home, store) = open(&disk.crash(7).expect("memory"), &Beginning::Existing);
+        (store.last(), home.log_end())
+    };
+    let (taken_back, kept) = ((Some(mine(2)), 2), (Some(mine(4)), 4));
+    assert_eq!(dies(&|_| {}), taken_back);
+    let votes = |store: &Arc<Store>| {
+        store.write_vote(StoredVote { term: 6, replica: 4, is_committed: false }).expect("votes");
+        store.sync_side(Box::new(|done| done.expect("syncs"))).expect("queued");
+    };
+    assert_eq!(dies(&votes), taken_back, "a vote for another one is no promise of its log");
+    let follows = |store: &Arc<Store>| {
+        store.write_vote(vote(6, 4)).expect("follows");
+        store.sync_side(Box::new(|done| done.expect("syncs"))).expect("queued");
+    };
+    assert_eq!(dies(&follows), kept, "another leader may have counted on it");
+    let removed_by_another = |disk: &SimDisk| {
+        let (_, store) = open(disk, &group(0));
+        store.append_side(id(5, 1), None).expect("a blank");
+        store.append_side(id(5, 2), without_me()).expect("members");
+        store.sync_side(Box::new(|done| done.expect("syncs"))).expect("queued");
+    };
+    let disk = SimDisk::new();
+    removed_by_another(&disk);
+    let (_, store) = open(&disk.crash(7).expect("memory"), &Beginning::Existing);
+    assert_eq!(store.last(), Some(id(5, 2)), "it was not its leader");
 }
 
 #[test]
