@@ -10,7 +10,7 @@ HIGHWATER_FUZZ_INPUTS ?= 1000000
 export HIGHWATER_FUZZ_INPUTS
 
 .PHONY: help prerequisites build tools demo demo-run cluster test check unit end-to-end sim chaos bench bench-quick \
-    bench-cluster bench-cluster-quick fuzz clean
+    bench-cluster bench-cluster-quick bench-groups bench-groups-quick fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -91,6 +91,17 @@ bench-cluster: build ## three nodes: failover, produce, idle cost, moves, beside
 bench-cluster-quick: build ## the same cases, small and once: shows that the harness works
 	scripts/tools.sh minio python kafka
 	target/venv/bin/python bench/cluster.py run --quick --runs 1 --out target/bench/cluster-quick.json
+
+bench-groups: ## consumer groups and transactions beside Kafka (about half an hour, idle machine)
+	$(CARGO) build --release --workspace --bins
+	scripts/tools.sh python kafka
+	target/venv/bin/python bench/groups.py run --out bench/results/groups.json
+	target/venv/bin/python bench/groups.py report bench/results/groups.json
+
+bench-groups-quick: ## the same cases, small and once: shows that the harness works
+	$(CARGO) build --release --workspace --bins
+	scripts/tools.sh python kafka
+	target/venv/bin/python bench/groups.py run --quick --runs 1 --out target/bench/groups-quick.json
 
 fuzz: ## ten million inputs through the decoders that meet untrusted bytes
 	HIGHWATER_FUZZ_INPUTS=10000000 $(CARGO) test --release -p highwater-wire

@@ -4,6 +4,7 @@
     client.py latency BOOTSTRAP TOPIC SECONDS RATE LINGER_MS ACKS
     client.py consume BOOTSTRAP TOPIC RECORDS
     client.py first BOOTSTRAP TOPIC PARTITIONS PLACES
+    client.py transactions BOOTSTRAP TOPIC PRODUCERS RECORDS SECONDS
     client.py payloads FILE SIZE COUNT
 MB is 10^6 bytes of keys and values.
 """
@@ -218,11 +219,42 @@ def first(bootstrap, topic, partitions, places):
     }
 
 
+def transactions(bootstrap, topic, producers, records, seconds):
+    """One transaction after another, of records of 100 B to one partition; a third of the time before it is counted
+    warms up."""
+    from confluent_kafka import Producer
+
+    if int(producers) != 1:
+        sys.exit("librdkafka in Python has one producer: more would wait for each other's interpreter")
+    records, seconds, value, took, all_of_them = int(records), float(seconds), b"x" * 100, [], 0
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": "librdkafka", "linger.ms": 0})
+    producer.init_transactions(60)
+    begun_cpu, begun = cpu(), time.monotonic()
+    while True:
+        sent = time.monotonic()
+        if sent >= begun + seconds * 4 / 3:
+            break
+        producer.begin_transaction()
+        for _ in range(records):
+            producer.produce(topic, value, partition=0)
+        producer.commit_transaction(60)
+        all_of_them += 1
+        if sent >= begun + seconds / 3:
+            took.append(time.monotonic() - sent)
+    return {
+        "operations": all_of_them,
+        "seconds": seconds,
+        "per_s": len(took) / seconds,
+        "client_cpu_s": cpu() - begun_cpu,
+        **quantiles(took),
+    }
+
+
 def main():
     if sys.argv[1] == "payloads":
         Path(sys.argv[2]).write_bytes(b"\n".join(payloads(int(sys.argv[3]), int(sys.argv[4]))) + b"\n")
         return
-    commands = {"produce": produce, "latency": latency, "consume": consume, "first": first}
+    commands = {"produce": produce, "latency": latency, "consume": consume, "first": first, "transactions": transactions}
     print(json.dumps(commands[sys.argv[1]](*sys.argv[2:])))
 
 

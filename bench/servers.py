@@ -285,6 +285,7 @@ class Kafka:
     """One KRaft node, heap 1 GiB, G1, the flags of Kafka's own start script. `tier`: LocalTieredStorage or none."""
 
     name = "kafka"
+    more_properties = ""
 
     def __init__(self, work, tier=None, keep=False, env=None, flags=()):
         self.dir = Path(work) / "kafka"
@@ -298,6 +299,7 @@ class Kafka:
         text = KAFKA_PROPERTIES.format(broker=broker, controller=controller, dir=self.dir)
         if tier:
             text += KAFKA_TIER.format(dir=self.dir)
+        text += self.more_properties
         self.properties = self.dir / "server.properties"
         self.properties.write_text(text)
         self.log = self.dir / "serve.log"
