@@ -28,6 +28,11 @@ pub(crate) fn producers(end: Offset) -> String {
     format!("{end:020}.producers")
 }
 
+/// One that is on its way to that name.
+pub(crate) fn producers_to_be(end: Offset) -> String {
+    format!("{end:020}.producers.tmp")
+}
+
 /// What a name in the directory says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
@@ -65,7 +70,7 @@ pub(crate) fn parse(name: &str) -> Named {
         "log" => Named::Log(offset),
         "index" => Named::Index(offset),
         "producers" => Named::Producers(offset),
-        "log.deleted" => Named::Garbage,
+        "log.deleted" | "producers.tmp" => Named::Garbage,
         _ => Named::Unknown,
     }
 }
@@ -85,7 +90,8 @@ mod tests {
             assert_eq!(parse(&log(at)), Named::Log(at));
             assert_eq!(parse(&index(at)), Named::Index(at));
             assert_eq!(parse(&producers(at)), Named::Producers(at));
-            assert_eq!(parse(&deleted(at)), Named::Garbage);
+            assert_eq!((parse(&deleted(at)), parse(&producers_to_be(at))), (Named::Garbage, Named::Garbage));
+            assert_eq!(producers_to_be(at), format!("{}.tmp", producers(at)), "as a file is replaced");
         }
         assert_eq!(parse("marks"), Named::Marks);
         assert_eq!((parse("raft"), parse("raft.tmp")), (Named::Neighbour, Named::Garbage));

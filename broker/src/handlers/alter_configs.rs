@@ -106,8 +106,13 @@ pub async fn alter(node: &Arc<Node>, asked: Vec<Asked>, validate_only: bool) -> 
 }
 
 /// What the coordinators of internal topics rely on: each key's last record stays, and on the local disk.
-const INTERNAL_SETTINGS: [(&str, &str); 2] =
+pub(super) const INTERNAL_SETTINGS: [(&str, &str); 2] =
     [("cleanup.policy", "compact"), ("remote.storage.enable", "false")];
+
+/// That an internal topic is not to have this value.
+pub(super) fn not_of_internal(name: &str, value: &str) -> Denied {
+    Denied::new(ResponseError::InvalidConfig, format!("{name} of an internal topic is {value}."))
+}
 
 /// A change of an internal topic's settings that leaves them as its coordinators need them.
 fn kept_internal(change: ConfigChange) -> Result<ConfigChange, Denied> {
@@ -121,10 +126,7 @@ fn kept_internal(change: ConfigChange) -> Result<ConfigChange, Denied> {
     };
     match INTERNAL_SETTINGS.iter().find(|setting| !is_kept(setting)) {
         None => Ok(change),
-        Some((name, value)) => {
-            let text = format!("{name} of an internal topic is {value}.");
-            Err(Denied::new(ResponseError::InvalidConfig, text))
-        }
+        Some((name, value)) => Err(not_of_internal(name, value)),
     }
 }
 

@@ -13,6 +13,7 @@ use highwater_wire::kafka::messages::create_topics_response::CreatableTopicResul
 use highwater_wire::kafka::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
 
 use super::admin::{self, Denied};
+use super::alter_configs::{INTERNAL_SETTINGS, not_of_internal};
 use super::describe_configs::created_configs;
 use crate::node::Node;
 
@@ -88,6 +89,9 @@ fn new_topic(topic: CreatableTopic) -> Result<NewTopic, Denied> {
         };
         configs.insert(name, value.to_string());
     }
+    if admin::is_internal(&topic.name) {
+        fit_internal(&mut configs)?;
+    }
     Ok(NewTopic {
         topic_id: TopicId::NONE,
         name: topic.name.to_string(),
@@ -96,6 +100,17 @@ fn new_topic(topic: CreatableTopic) -> Result<NewTopic, Denied> {
         assignments,
         configs,
     })
+}
+
+/// Settings of an internal topic that somebody else creates than its coordinators: what they rely on is
+/// filled in, and nothing else is taken for it.
+fn fit_internal(configs: &mut BTreeMap<String, String>) -> Result<(), Denied> {
+    for (name, value) in INTERNAL_SETTINGS {
+        if configs.entry(name.to_owned()).or_insert_with(|| value.to_owned()) != value {
+            return Err(not_of_internal(name, value));
+        }
+    }
+    Ok(())
 }
 
 /// Replicas by partition, from a list in any order that must name 0, 1, 2 and so on, each once.
@@ -145,6 +160,7 @@ fn failed(name: TopicName, denied: &Denied) -> CreatableTopicResult {
 #[cfg(test)]
 mod tests {
     use highwater_wire::kafka::messages::BrokerId;
+    use highwater_wire::kafka::messages::create_topics_request::CreatableTopicConfig;
 
     use super::*;
 
@@ -161,6 +177,30 @@ mod tests {
         assert_eq!(assignments(&[assigned(0, -3)]), Ok(vec![vec![NodeId::MAX]]));
         for bad in [vec![assigned(1, 7)], vec![assigned(0, 7), assigned(0, 7)], vec![assigned(-1, 7)]] {
             assert_eq!(assignments(&bad).map_err(|denied| denied.code), Err(39), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn internal_topics_have_what_their_coordinators_need_whoever_creates_them() {
+        let create = |name: &str, configs: &[(&str, &str)]| {
+            let config = |(key, value): &(&str, &str)| {
+                let config = CreatableTopicConfig::default().with_name(admin::text(key));
+                config.with_value(Some(admin::text(value)))
+            };
+            let topic = CreatableTopic::default().with_name(admin::name(name));
+            let created = new_topic(topic.with_configs(configs.iter().map(config).collect()));
+            created.map(|topic| topic.configs.into_iter().collect::<Vec<_>>()).map_err(|denied| denied.code)
+        };
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+        };
+        let needed = pairs(&[("cleanup.policy", "compact"), ("remote.storage.enable", "false")]);
+        assert_eq!(create("__consumer_offsets", &[]), Ok(needed.clone()));
+        assert_eq!(create("__transaction_state", &[("cleanup.policy", "compact")]), Ok(needed));
+        for (key, value) in [("cleanup.policy", "delete"), ("remote.storage.enable", "true")] {
+            let invalid_config = 40;
+            assert_eq!(create("__consumer_offsets", &[(key, value)]), Err(invalid_config), "{key}={value}");
+            assert_eq!(create("t", &[(key, value)]), Ok(pairs(&[(key, value)])), "others as they like");
         }
     }
 }

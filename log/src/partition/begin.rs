@@ -6,6 +6,7 @@
 //! and is begun again by whoever leads. Invariants: 2, 12.
 
 use highwater_model::Offset;
+use tracing::warn;
 
 use super::PartitionLog;
 use crate::core::epochs::{EpochStart, EpochTable};
@@ -72,10 +73,12 @@ impl PartitionLog {
     /// Starts over, empty: the local log is of no use to what the partition has become, or there was none.
     ///
     /// # Errors
-    /// `Beginning` when it contradicts itself; the log is then as before. `Io`, which poisons the log.
+    /// `Beginning` when it contradicts itself, `Io` where there was no room to begin with: the log is then as
+    /// before. Any other `Io` poisons the log.
     pub fn begin_at(&mut self, beginning: &Beginning) -> Result<(), LogError> {
         self.check_writable()?;
         let (epochs, producers) = beginning.parse()?;
+        self.find_room(beginning)?;
         let done = self.begin_files(beginning, epochs, producers);
         if done.is_err() {
             self.refuses = Some("a new beginning failed half way");
@@ -90,6 +93,25 @@ impl PartitionLog {
     pub fn reset_to(&mut self, offset: Offset) -> Result<(), LogError> {
         assert!(offset >= 0);
         self.begin_at(&Beginning { offset, ..Beginning::default() })
+    }
+
+    /// Writes the producers of a beginning, and for a moment as much as the other side files will take, while
+    /// nothing is given up yet: later there is no way back.
+    fn find_room(&self, beginning: &Beginning) -> Result<(), LogError> {
+        let (name, producers) = (names::producers_to_be(beginning.offset), &beginning.producers);
+        let others = vec![0; self.checkpoint().encode().len()];
+        let written = self.disk.create(&name).and_then(|file| {
+            write_all(&*file, producers, &others, 0)?;
+            file.sync()?;
+            file.truncate(producers.len() as u64)?;
+            file.sync()
+        });
+        if (written.is_err() || producers.is_empty())
+            && let Err(error) = self.disk.remove(&name)
+        {
+            warn!(%error, name, "not removed; the next start will");
+        }
+        written.map_err(disk_error("write", &name))
     }
 
     fn begin_files(
@@ -118,10 +140,8 @@ impl PartitionLog {
         self.verifications.clear();
         self.active = ActiveSegment::empty(offset, self.settings.index_interval_bytes);
         if !beginning.producers.is_empty() {
-            let name = names::producers(offset);
-            let file = self.disk.create(&name).map_err(disk_error("create", &name))?;
-            write_all(&*file, &beginning.producers, &[], 0).map_err(disk_error("write", &name))?;
-            file.sync().map_err(disk_error("fsync", &name))?;
+            let (written, name) = (names::producers_to_be(offset), names::producers(offset));
+            self.disk.rename(&written, &name).map_err(disk_error("rename", &written))?;
         }
         self.end_moves_back(offset)?;
         self.prepare_active()?;

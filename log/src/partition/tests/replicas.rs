@@ -301,6 +301,29 @@ fn power_may_fail_at_every_step_of_a_new_beginning() {
     }
 }
 
+#[test]
+fn a_beginning_without_room_changes_nothing_and_is_tried_again() {
+    let leader = leader();
+    for beginning in [middle(&leader), Beginning { offset: 5_000, ..Beginning::default() }] {
+        let disk = SimDisk::new();
+        let (mut log, _) = open(&disk);
+        copy(&leader, &mut log);
+        flush(&mut log);
+        let (before, files) = (stored(&log), disk.list().expect("lists").len());
+        disk.inject(Fault::WriteFails(io::ErrorKind::StorageFull));
+        let refused = log.begin_at(&beginning);
+        assert!(matches!(refused, Err(LogError::Io { .. })), "{refused:?}");
+        assert_eq!((log.log_end(), log.refusal()), (120, None));
+        assert_eq!(disk.list().expect("lists").len(), files, "nothing is left of it");
+        assert!(stored(&log) == before && stored(&open(&disk.kill()).0) == before);
+        log.begin_at(&beginning).expect("there is room again");
+        for log in [&log, &open(&disk.kill()).0] {
+            assert_eq!((log.local_start(), log.log_end()), (beginning.offset, beginning.offset));
+            assert_eq!(log.producers().is_empty(), beginning.producers.is_empty());
+        }
+    }
+}
+
 /// A producer snapshot from before a truncation described another log of the same length.
 #[test]
 fn what_was_derived_from_a_log_that_was_cut_is_not_believed() {
