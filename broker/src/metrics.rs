@@ -100,6 +100,8 @@ pub struct Metrics {
     pub offset_commits: Counter,
     pub groups: Gauge,
     pub group_members: Gauge,
+    /// Expired records that fetches have left out.
+    pub hidden_records: Counter,
     /// Shards of groups that were given up and loaded anew because an append failed.
     pub group_reloads: Counter,
     /// Times that a shard's state was written once more and the log before it given up.
@@ -178,6 +180,7 @@ impl Metrics {
             group_rewrites: r.counter("group_rewrites", "Partitions of groups written anew"),
             transactional_ids: r.gauge("transactional_ids", "Transactional ids coordinated by this node"),
             transaction_reloads: r
+            hidden_records: r.counter("hidden_records", "Expired records left out of answers to fetches"),
                 .counter("transaction_reloads", "Loads of transactions anew because an append failed"),
             fsync_seconds: r.histogram("fsync", "Time of one fdatasync of the local log"),
             offload_seconds: r.histogram("offload", "Time of one segment from seal to publish"),

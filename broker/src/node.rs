@@ -61,6 +61,8 @@ pub struct Node {
     /// Units of [`BUDGET_UNIT_BYTES`] that reads from the tier may hold until their answer is in the socket.
     pub tier_memory: Arc<Semaphore>,
     pub fetch_sessions: Mutex<FetchSessions>,
+    /// Turns at taking expired records out of answers: one per core.
+    pub sifting: Semaphore,
     pub flush: FlushQueue,
     pub offloads: OffloadQueue,
     pub pacer: Pacer,
@@ -107,6 +109,7 @@ impl Node {
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
             pacer: Pacer::new(&parts.settings),
             isr: IsrQueue::default(),
+            sifting: Semaphore::new(parts.settings.worker_threads()),
             raft: groups,
             throttle: Throttle::new(parts.settings.node_id, parts.settings.move_bytes_per_second),
             replicas: watch::Sender::new(0),

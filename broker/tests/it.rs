@@ -19,3 +19,4 @@ mod it {
     mod transactions;
     mod transactions_admin;
 }
+    mod ttl;

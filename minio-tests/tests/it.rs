@@ -31,3 +31,5 @@ mod startup;
 mod states;
 #[path = "it/transactions.rs"]
 mod transactions;
+#[path = "it/ttl.rs"]
+mod ttl;

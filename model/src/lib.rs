@@ -7,8 +7,10 @@ pub mod ids;
 pub mod limits;
 pub mod topic_config;
 pub mod topic_name;
+pub mod ttl;
 
 pub use bounds::OffsetBounds;
 pub use clock::Clock;
 pub use ids::{LeaderEpoch, NodeId, Offset, ProducerId, TopicId, TopicPartition};
 pub use topic_config::TopicConfig;
+pub use ttl::{Expiry, RecordTtl};

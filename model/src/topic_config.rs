@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 mod defs;
 mod rules;
 
-use crate::NodeId;
+use crate::{NodeId, RecordTtl};
 
 pub use defs::{CONFIG_DEFS, ConfigDef, ConfigKind, config_def};
 pub use rules::{ConfigError, check_value, list_items};
@@ -130,6 +130,8 @@ pub struct TopicConfig {
     pub follower_throttled: ThrottledReplicas,
     pub parquet_compression: ParquetCompression,
     pub value_format: ValueFormat,
+    /// `highwater.ttl.ms`; `None`: records are not looked at.
+    pub record_ttl: Option<RecordTtl>,
 }
 
 impl Default for TopicConfig {
@@ -287,6 +289,7 @@ impl Values<'_> {
             },
         }
     }
+            record_ttl: RecordTtl::from_setting(self.long("highwater.ttl.ms")),
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             segment: segment.into(),
             config: config.clone(),
             aborted: vec![],
+            expiry: None,
         };
         offloader.offload(job).await?;
         spent += begun.elapsed();

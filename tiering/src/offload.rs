@@ -30,7 +30,7 @@ use highwater_model::limits::{
     OBJECT_RAW_BYTES_MAX, OFFLOAD_STEP_MS_MAX, OFFLOAD_UPLOAD_MS_MAX, STORE_BYTES_PER_S_MIN,
 };
 use highwater_model::topic_config::{self, TopicConfig};
-use highwater_model::{LeaderEpoch, Offset, TopicPartition};
+use highwater_model::{Expiry, LeaderEpoch, Offset, TopicPartition};
 use uuid::Uuid;
 
 use crate::core::lanes::Lane;
@@ -64,6 +64,8 @@ pub struct SegmentToOffload {
     pub config: Arc<TopicConfig>,
     /// Transactions aborted within the segment.
     pub aborted: Vec<AbortedRange>,
+    /// What has expired by this is left out too.
+    pub expiry: Option<Expiry>,
 }
 
 /// Why a segment is not in the tier.
@@ -239,6 +241,7 @@ impl Offloader {
             compression: compression(&segment.config),
             compacted: segment.config.cleanup_policy.compact,
             aborted: segment.aborted,
+            expiry: segment.expiry,
             gaps_allowed: false,
             raw_bytes_max: self.shared.raw_bytes_max,
         };

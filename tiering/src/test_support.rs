@@ -205,6 +205,7 @@ impl Tier {
             segment: batches(start, end, value_bytes),
             config: Arc::new(TopicConfig::from_overrides(&BTreeMap::new()).expect("defaults")),
             aborted: vec![],
+            expiry: None,
         }
     }
 

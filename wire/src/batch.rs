@@ -28,7 +28,7 @@ const CRC_AT: usize = 17;
 const MAX_TIMESTAMP_AT: usize = 35;
 const MAGIC_V2: i8 = 2;
 
-const CODEC_BITS: i16 = 0b111;
+pub(crate) const CODEC_BITS: i16 = 0b111;
 const LOG_APPEND_TIME_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;

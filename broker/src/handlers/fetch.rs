@@ -3,11 +3,12 @@
 //! The session takes the request when its turn comes, so pipelined fetches stay in step. What is there is
 //! answered from where the request was read; otherwise the fetch waits on its partitions, or reads from the
 //! tier. Record bytes are never touched: slices of segments go out by sendfile, parts of rebuilt objects by a
-//! gathering write. Invariants: 3, 4 (nothing at or above the high watermark leaves), 14, 15 (no partition is
+//! gathering write. Only where records may expire they are sifted first (`sift`). Invariants: 3, 4 (nothing at or above the high watermark leaves), 14, 15 (no partition is
 //! held while waiting).
 
 mod answer;
 mod collect;
+mod sift;
 mod tier;
 
 use std::sync::{Arc, PoisonError};
@@ -29,6 +30,7 @@ use crate::node::Node;
 use crate::partition::{FetchWaiter, Partition};
 
 use collect::{Collected, Target};
+use sift::Skipped;
 
 /// First version that names topics by id.
 const IDS_SINCE: i16 = 13;
@@ -89,7 +91,8 @@ pub fn begin(call: Call<'_>) -> Answer {
         rack,
     };
     let collected = fetch.collect();
-    if collected.tier.is_empty() && (fetch.is_enough(&collected) || fetch.max_wait.is_zero()) {
+    let is_here = collected.tier.is_empty() && !collected.must_sift;
+    if is_here && (fetch.is_enough(&collected) || fetch.max_wait.is_zero()) {
         return done(fetch.answer(collected));
     }
     Answer::Later(Box::pin(fetch.wait(collected)))
@@ -196,25 +199,40 @@ impl Fetch {
     }
 
     /// Waits until there is enough, the client's time is up or the node stops.
-    async fn wait(self, mut collected: Collected) -> Result<Reply, CloseReason> {
+    async fn wait(mut self, mut collected: Collected) -> Result<Reply, CloseReason> {
         let deadline = Instant::now() + self.max_wait;
-        if collected.tier.is_empty() && !self.is_enough(&collected) {
-            let registered = Registered::new(&self.targets);
-            loop {
-                // After registering and after every wake-up: whatever moved before is seen here.
-                collected = self.collect();
-                if !collected.tier.is_empty() || self.is_enough(&collected) || self.node.is_stopping() {
-                    break;
-                }
-                if Instant::now() >= deadline {
-                    break;
-                }
-                registered.news(deadline).await;
+        let mut skipped = Skipped::default();
+        loop {
+            if collected.tier.is_empty() && !self.is_enough(&collected) {
+                collected = self.gather(deadline).await;
             }
+            let mut memory = self.read_tier(&mut collected, deadline).await;
+            if collected.must_sift
+                && self.sift(&mut collected, &mut memory, &mut skipped, deadline).await
+                && !self.node.is_stopping()
+            {
+                // Nothing that was found may be shown: on to what follows.
+                collected = self.collect();
+                continue;
+            }
+            skipped.tell(&mut collected);
+            let mut reply = self.answer(collected)?;
+            reply.memory = memory;
+            return Ok(reply);
         }
-        let memory = self.read_tier(&mut collected, deadline).await;
-        let mut reply = self.answer(collected)?;
-        reply.memory = memory;
-        Ok(reply)
+    }
+
+    /// Looks until there is enough or the time is up.
+    async fn gather(&self, deadline: Instant) -> Collected {
+        let registered = Registered::new(&self.targets);
+        loop {
+            // After registering and after every wake-up: whatever moved before is seen here.
+            let collected = self.collect();
+            let is_done = !collected.tier.is_empty() || self.is_enough(&collected);
+            if is_done || self.node.is_stopping() || Instant::now() >= deadline {
+                return collected;
+            }
+            registered.news(deadline).await;
+        }
     }
 }

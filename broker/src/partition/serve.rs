@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use highwater_log::{AbortedTxn, LogError, LogRead, LogSlice, ReadError, SequenceRefusal, TimestampedOffset};
-use highwater_model::{LeaderEpoch, Offset, OffsetBounds};
+use highwater_model::{Expiry, LeaderEpoch, Offset, OffsetBounds};
 use highwater_wire::{AcceptedBatch, TimestampType};
 
 use super::replicate::epoch_end;
@@ -12,6 +12,7 @@ use super::{AckWait, FetchWaiter, Inner, Partition, Terms, Unavailable};
 use crate::core::fetch_plan::{EpochFence, Grant, Isolation, Route, fence, route};
 use crate::core::fetch_session::Want;
 use crate::core::replica::{AckState, AckTicket, LeaderRefusal, Role};
+use crate::handlers::admin::is_internal;
 use crate::node::Node;
 use crate::replica::Origin;
 
@@ -302,6 +303,13 @@ impl Partition {
             Err(damage) if start < bounds.tiered_end && damage.is_damage() => Ok(LocalRead::default()),
             read => read,
         }
+    }
+
+    /// What clients are not shown of this partition, as of `now_ms`; `None`: its records do not expire. Those
+    /// of coordinators never do.
+    pub fn expiry(&self, now_ms: i64) -> Option<Expiry> {
+        let ttl = self.terms().config.record_ttl?;
+        (!is_internal(&self.topic)).then(|| ttl.at(now_ms))
     }
 
     /// Registers a fetch for the moves of the high watermark; false if too many wait already, and this one

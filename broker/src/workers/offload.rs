@@ -182,7 +182,7 @@ async fn offload_next(node: &Arc<Node>, partition: &Arc<Partition>) -> bool {
 
 async fn publish(node: &Arc<Node>, partition: &Arc<Partition>, task: SealTask) -> Result<(), OffloadError> {
     let (end, bytes) = (task.segment.end, task.segment.bytes);
-    let segment = segment_to_offload(partition, task);
+    let segment = segment_to_offload(partition, task, node.now_ms());
     let manifest = node.offloader.offload(segment).await?;
     assert!(manifest.tiered_end >= end, "a published segment moves the tier's end");
     partition.set_manifest(manifest);
@@ -190,7 +190,7 @@ async fn publish(node: &Arc<Node>, partition: &Arc<Partition>, task: SealTask) -
     Ok(())
 }
 
-fn segment_to_offload(partition: &Partition, task: SealTask) -> SegmentToOffload {
+fn segment_to_offload(partition: &Partition, task: SealTask, now_ms: i64) -> SegmentToOffload {
     let config = &partition.terms().config;
     SegmentToOffload {
         tp: partition.tp,
@@ -203,6 +203,7 @@ fn segment_to_offload(partition: &Partition, task: SealTask) -> SegmentToOffload
         segment: task.bytes,
         config: config.clone(),
         aborted: task.aborted.into_iter().map(aborted_range).collect(),
+        expiry: partition.expiry(now_ms),
     }
 }
 

@@ -87,6 +87,9 @@ pub static CONFIG_DEFS: &[ConfigDef] = &[
         "What values are: utf8 and json annotate the Parquet column and refuse a produce that is not."),
     def("index.interval.bytes", Int, "4096", AtLeast(0), "log.index.interval.bytes",
         "How many bytes of log lie between two entries of the sparse offset index."),
+    def("highwater.ttl.ms", Long, "-1", AtLeast(-1), "",
+        "How long a record lives, from its timestamp, in milliseconds: then it is hidden from reads and left out of \
+         new objects. A record's header highwater-ttl-ms is over it; 0: by header alone; -1: off."),
     def("leader.replication.throttled.replicas", List, "", Replicas, "",
         "Replicas whose replication is throttled on the leader: partition:broker pairs, or * for all."),
     def("local.retention.bytes", Long, "-2", AtLeast(-2), "log.local.retention.bytes",

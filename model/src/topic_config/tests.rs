@@ -52,6 +52,7 @@ fn every_override_lands_in_its_field() {
         ("highwater.parquet.compression", "lz4"),
         ("highwater.replication", "fetch"),
         ("flush.messages", "1"),
+        ("highwater.ttl.ms", "250"),
     ])
     .expect("legal");
     assert_eq!(config.segment_bytes, 1 << 20);
@@ -65,6 +66,7 @@ fn every_override_lands_in_its_field() {
     assert_eq!(config.value_format, ValueFormat::Json);
     assert_eq!(config.parquet_compression, ParquetCompression::Lz4);
     assert_eq!(config.flush_messages, 1);
+    assert_eq!(config.record_ttl, crate::RecordTtl::from_setting(250));
 }
 
 #[test]
@@ -90,6 +92,7 @@ fn each_refusal_names_its_setting() {
         ("leader.replication.throttled.replicas", "1:2,3"),
         ("highwater.value.format", "avro"),
         ("highwater.replication", "quorum"),
+        ("highwater.ttl.ms", "-2"),
         ("flush.messages", ""),
     ] {
         let message = refusal(name, value);

@@ -15,7 +15,7 @@ use highwater_model::limits::{
     OBJECT_BYTES_MAX, OBJECT_RAW_BYTES_MAX, OBJECT_ROW_GROUP_BYTES, OBJECT_ROW_GROUPS_MAX,
     OBJECT_STRIPE_BYTES_MAX, OBJECT_STRIPE_ROWS_MAX,
 };
-use highwater_model::{Offset, ProducerId};
+use highwater_model::{Expiry, Offset, ProducerId};
 
 use super::codec::{PageCompressor, give_back_if_large};
 use super::columns::{Row, StripeColumns};
@@ -52,6 +52,8 @@ pub struct SealInput {
     pub compacted: bool,
     /// Aborted transactions whose records are to be left out.
     pub aborted: Vec<AbortedRange>,
+    /// Records that have expired by this are left out too.
+    pub expiry: Option<Expiry>,
     /// Offsets may be missing in `segment`: it was rebuilt from the tier. A local segment has none missing.
     pub gaps_allowed: bool,
     /// Bytes of row groups' records, uncompressed, at which the object ends early, after the batch at hand.
@@ -59,7 +61,8 @@ pub struct SealInput {
 }
 
 impl SealInput {
-    /// A local segment with the defaults of a new topic: zstd, plain bytes, not compacted, nothing aborted.
+    /// A local segment with the defaults of a new topic: zstd, plain bytes, not compacted, nothing aborted,
+    /// nothing that expires.
     pub fn new(identity: ObjectIdentity, epochs: Vec<EpochStart>, segment: Bytes) -> SealInput {
         SealInput {
             identity,
@@ -70,6 +73,7 @@ impl SealInput {
             compression: Compression::Zstd,
             compacted: false,
             aborted: Vec::new(),
+            expiry: None,
             gaps_allowed: false,
             raw_bytes_max: OBJECT_RAW_BYTES_MAX,
         }

@@ -1,8 +1,8 @@
 //! The committed data records of a segment, in offset order, each batch verified.
 //!
-//! Owns what is left out (control batches, aborted transactions, offsets outside the range) and what is never
-//! left out: a batch that does not match its CRC, does not parse, or does not follow the one before it stops
-//! the seal with its place (invariant 19). Must not skip anything silently.
+//! Owns what is left out (control batches, aborted transactions, expired records, offsets outside the range)
+//! and what is never left out: a batch that does not match its CRC, does not parse, or does not follow the
+//! one before it stops the seal with its place (invariant 19). Must not skip anything silently.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use highwater_model::ProducerId;
 use highwater_model::limits::SEAL_BATCH_BYTES_MAX;
 use highwater_wire::batch::check_crc;
 use highwater_wire::codec::decompress_reusing;
+use highwater_wire::expire::is_expired;
 use highwater_wire::{BatchHeader, Batches, Codec, HEADER_BYTES, Records, TimestampType};
 
 use super::columns::Row;
@@ -108,13 +109,11 @@ impl<'a> SegmentReader<'a> {
             if offset < start || offset >= end {
                 continue;
             }
-            each(&Row {
-                offset,
-                timestamp: header.record_timestamp(record.timestamp_delta),
-                key: record.key,
-                value: record.value,
-                headers: record.headers,
-            })?;
+            let timestamp = header.record_timestamp(record.timestamp_delta);
+            if self.input.expiry.is_some_and(|expiry| is_expired(&expiry, timestamp, record.headers)) {
+                continue;
+            }
+            each(&Row { offset, timestamp, key: record.key, value: record.value, headers: record.headers })?;
         }
         Ok(())
     }

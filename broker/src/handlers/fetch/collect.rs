@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use highwater_model::limits::TIER_PARTITIONS_PER_FETCH_MAX;
-use highwater_model::{NodeId, OffsetBounds};
+use highwater_model::limits::{SIFT_BYTES_MAX, TIER_PARTITIONS_PER_FETCH_MAX};
+use highwater_model::{Expiry, NodeId, OffsetBounds};
 use highwater_wire::fetch_response::{Chunk, EpochEnd};
 
 use super::{FOLLOWERS_SINCE, Fetch};
-use crate::core::fetch_plan::FetchBudget;
+use crate::core::fetch_plan::{FetchBudget, Grant};
 use crate::core::fetch_session::{FetchContext, TopicKey, Want};
 use crate::handlers::errors;
 use crate::handlers::topics::{find_partition, unavailable_code};
@@ -26,6 +26,8 @@ pub(super) struct Finding {
     /// From the tier; comes before what is local.
     pub rebuilt: Vec<Chunk>,
     pub local: LocalRead,
+    /// Not everything of the partition may be shown.
+    pub expiry: Option<Expiry>,
     /// A replica nearer to the client, which it had better ask (KIP-392).
     pub preferred: Option<i32>,
 }
@@ -53,6 +55,25 @@ pub(super) struct Collected {
     pub bytes: usize,
     /// Something that the client must be told now.
     pub is_urgent: bool,
+    /// Something of it has to be sifted first.
+    pub must_sift: bool,
+    /// Bytes that will be.
+    sift_bytes: usize,
+}
+
+impl Collected {
+    /// What may be read of a partition: what is to be sifted is read into memory, so all of it together is
+    /// limited.
+    fn share(&self, expires: bool, grant: Option<Grant>) -> Option<Grant> {
+        let Some(grant) = grant.filter(|_| expires) else { return grant };
+        let left = SIFT_BYTES_MAX.saturating_sub(self.sift_bytes);
+        (left > 0).then(|| Grant { bytes: grant.bytes.min(left), ..grant })
+    }
+
+    fn will_sift(&mut self, bytes: usize) {
+        self.must_sift = true;
+        self.sift_bytes += bytes;
+    }
 }
 
 /// The partitions behind the targets of a context.
@@ -96,13 +117,15 @@ impl Fetch {
             let bounds = partition.bounds().ok();
             return Finding { bounds, preferred: Some(preferred), ..Finding::default() };
         }
-        let grant = budget.grant(want.bytes_max);
+        let granted = budget.grant(want.bytes_max);
+        let expiry = partition.expiry(self.node.now_ms());
+        let grant = collected.share(expiry.is_some(), granted);
         let needs_leader = self.version < FOLLOWERS_SINCE;
         let (look, bounds) = match partition.look_as(want, grant, needs_leader, self.isolation) {
             Ok(found) => found,
             Err(refusal) => return Finding::error(self.refused(partition, &refusal)),
         };
-        let mut finding = Finding { bounds: Some(bounds), ..Finding::default() };
+        let mut finding = Finding { bounds: Some(bounds), expiry, ..Finding::default() };
         if let Look::Damaged(damage) = &look {
             self.node.metrics.local_damage.inc();
             self.refused(partition, damage);
@@ -113,13 +136,19 @@ impl Fetch {
                 budget.spend(local.bytes);
                 // Slices end at batches, below the limit; whoever waits for as much as he allows must not
                 // wait when there is more.
-                let granted = grant.filter(|_| local.is_limited).map_or(0, |grant| grant.bytes);
+                let granted = granted.filter(|_| local.is_limited).map_or(0, |grant| grant.bytes);
                 collected.bytes += local.bytes.max(granted);
+                if expiry.is_some() && local.bytes > 0 {
+                    collected.will_sift(local.bytes);
+                }
                 finding.local = local;
             }
             Look::Tier { .. } | Look::Damaged(_) => {
                 if let Some(grant) = grant.filter(|_| collected.tier.len() < TIER_PARTITIONS_PER_FETCH_MAX) {
                     budget.spend(grant.bytes.max(1));
+                    if expiry.is_some() {
+                        collected.will_sift(grant.bytes.max(1));
+                    }
                     collected.tier.push(TierWant {
                         target: at,
                         start: want.fetch_offset,

@@ -76,7 +76,7 @@ impl Fetch {
     }
 
     /// All that the budget has.
-    fn tier_units_max(&self) -> usize {
+    pub(super) fn tier_units_max(&self) -> usize {
         usize::try_from(self.node.settings.read_memory_bytes / BUDGET_UNIT_BYTES as u64).unwrap_or(usize::MAX)
     }
 
@@ -134,6 +134,6 @@ impl Fetch {
 }
 
 /// Units of the budget for a read; at least one, as the first batch may be larger than asked.
-fn units(bytes: usize) -> usize {
+pub(super) fn units(bytes: usize) -> usize {
     bytes.div_ceil(BUDGET_UNIT_BYTES).max(1)
 }

@@ -52,6 +52,39 @@ fn control_batches_and_aborted_records_are_left_out_and_the_end_is_covered() {
 }
 
 #[test]
+fn what_has_expired_is_left_out_and_every_offset_covered() {
+    let ttl_of = |n: i64| (b"highwater-ttl-ms".to_vec(), Some(n.to_string().into_bytes()));
+    let batches = [plain(0..10), plain(10..20), plain(20..30)];
+    let mut with_header = plain(30..34);
+    with_header.records[1].headers = vec![ttl_of(1)];
+    with_header.records[2].headers = vec![ttl_of(-1)];
+    let batches = [batches.to_vec(), vec![with_header]].concat();
+    let offsets_at = |setting, now_ms| {
+        let mut input = input(0, 34, &batches);
+        input.expiry = highwater_model::RecordTtl::from_setting(setting).map(|ttl| ttl.at(now_ms));
+        let sealed = seal(&input);
+        assert_eq!((sealed.summary.start, sealed.summary.end), (0, 34));
+        let (index, bytes) = load(&sealed);
+        let found: Vec<i64> = replay(&index, &bytes, 0, usize::MAX).iter().map(|s| s.record.offset).collect();
+        assert_eq!(sealed.summary.records as usize, found.len());
+        found
+    };
+    // A record's timestamp is 1,000 and its offset.
+    assert_eq!(offsets_at(-1, i64::MAX), (0..34).collect::<Vec<_>>());
+    assert_eq!(offsets_at(0, i64::MAX), (0..34).filter(|n| *n != 31).collect::<Vec<_>>());
+    assert_eq!(offsets_at(100, 1_114), (15..34).filter(|n| *n != 31).collect::<Vec<_>>());
+    assert_eq!(offsets_at(100, 1_133), [32], "one that lives on");
+    let mut all_gone = input(0, 30, &batches[..3]);
+    all_gone.expiry = highwater_model::RecordTtl::from_setting(1).map(|ttl| ttl.at(2_000));
+    let sealed = seal(&all_gone);
+    assert_eq!((sealed.summary.records, sealed.summary.end, sealed.summary.min_timestamp), (0, 30, -1));
+    let (index, bytes) = load(&sealed);
+    let mut out = Vec::new();
+    assert_eq!(cover_gap(&index, 3, &mut out).next_offset, 30);
+    assert!(replay(&index, &bytes, 3, usize::MAX).is_empty());
+}
+
+#[test]
 fn an_object_without_records_still_takes_a_consumer_to_its_end() {
     let marker = BatchOf { control: true, producer: Some(9), ..plain(4..5) };
     let sealed = seal(&input(4, 5, &[marker]));
