@@ -9,6 +9,7 @@ use highwater_model::Offset;
 use tracing::warn;
 
 use super::PartitionLog;
+use super::trim::is_out_of_room;
 use crate::core::epochs::{EpochStart, EpochTable};
 use crate::core::transactions::ProducerState;
 use crate::disk::write_all;
@@ -78,8 +79,10 @@ impl PartitionLog {
     pub fn begin_at(&mut self, beginning: &Beginning) -> Result<(), LogError> {
         self.check_writable()?;
         let (epochs, producers) = beginning.parse()?;
-        self.find_room(beginning)?;
-        let done = self.begin_files(beginning, epochs, producers);
+        let done = match self.find_room(beginning) {
+            Err(error) if is_out_of_room(&error) => return Err(error),
+            found => found.and_then(|()| self.begin_files(beginning, epochs, producers)),
+        };
         if done.is_err() {
             self.refuses = Some("a new beginning failed half way");
         }
@@ -100,18 +103,20 @@ impl PartitionLog {
     fn find_room(&self, beginning: &Beginning) -> Result<(), LogError> {
         let (name, producers) = (names::producers_to_be(beginning.offset), &beginning.producers);
         let others = vec![0; self.checkpoint().encode().len()];
-        let written = self.disk.create(&name).and_then(|file| {
-            write_all(&*file, producers, &others, 0)?;
-            file.sync()?;
-            file.truncate(producers.len() as u64)?;
-            file.sync()
-        });
+        let write = || {
+            let file = self.disk.create(&name).map_err(disk_error("create", &name))?;
+            write_all(&*file, producers, &others, 0).map_err(disk_error("write", &name))?;
+            file.sync().map_err(disk_error("fsync", &name))?;
+            file.truncate(producers.len() as u64).map_err(disk_error("truncate", &name))?;
+            file.sync().map_err(disk_error("fsync", &name))
+        };
+        let written = write();
         if (written.is_err() || producers.is_empty())
             && let Err(error) = self.disk.remove(&name)
         {
             warn!(%error, name, "not removed; the next start will");
         }
-        written.map_err(disk_error("write", &name))
+        written
     }
 
     fn begin_files(

@@ -54,7 +54,7 @@ impl Drop for Evicted {
 }
 
 /// The disk had no room for what was to be written; an fsync that says so is a failed fsync.
-fn is_out_of_room(error: &LogError) -> bool {
+pub(super) fn is_out_of_room(error: &LogError) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     let LogError::Io { what, source, .. } = error else { return false };
     !what.starts_with("fsync") && matches!(source.kind(), StorageFull | QuotaExceeded)

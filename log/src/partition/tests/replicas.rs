@@ -278,8 +278,9 @@ fn producers_that_were_rebuilt_for_a_new_replica_are_not_forgotten() {
 fn power_may_fail_at_every_step_of_a_new_beginning() {
     let leader = leader();
     let batches = stored(&leader);
-    for offset in [middle(&leader).offset, 5_000] {
-        let beginning = Beginning { offset, producers: Vec::new(), ..middle(&leader) };
+    let elsewhere = Beginning { offset: 5_000, producers: Vec::new(), ..middle(&leader) };
+    for beginning in [middle(&leader), elsewhere] {
+        let offset = beginning.offset;
         at_every_step(
             |log| {
                 let _ = log.begin_at(&beginning);
@@ -291,6 +292,8 @@ fn power_may_fail_at_every_step_of_a_new_beginning() {
                 } else if log.log_end() == offset {
                     let epochs = log.epochs();
                     assert!(epochs.is_empty() || epochs == beginning.epochs, "step {step}: {epochs:?}");
+                    let (known, told) = (!log.producers().is_empty(), !beginning.producers.is_empty());
+                    assert!(epochs.is_empty() || known == told, "step {step}: with the epochs");
                     assert_eq!((log.log_start(), log.flushed_end()), (offset, offset));
                 } else {
                     assert_eq!((log.local_start(), log.log_end()), (120, 120), "step {step}: hidden");
@@ -321,6 +324,9 @@ fn a_beginning_without_room_changes_nothing_and_is_tried_again() {
             assert_eq!((log.local_start(), log.log_end()), (beginning.offset, beginning.offset));
             assert_eq!(log.producers().is_empty(), beginning.producers.is_empty());
         }
+        disk.inject(Fault::SyncFails);
+        log.begin_at(&beginning).expect_err("a failed fsync");
+        assert!(log.refusal().is_some(), "is never tried again (invariant 5)");
     }
 }
 
