@@ -178,6 +178,10 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Room for most keys and values: growing to it step by step was a sixth of the broker's CPU for large
+/// commits.
+const BYTES_EXPECTED: usize = 128;
+
 /// Writes one key or value.
 #[derive(Clone, Debug, Default)]
 pub struct Writer {
@@ -187,7 +191,7 @@ pub struct Writer {
 impl Writer {
     /// Every key and value begins with its version (in keys the version is the kind of record).
     pub fn new(version: i16) -> Self {
-        let mut writer = Writer::default();
+        let mut writer = Writer { bytes: Vec::with_capacity(BYTES_EXPECTED) };
         writer.int16(version);
         writer
     }
