@@ -141,7 +141,7 @@ class GroupBench(compare.Bench):
         self.each(SYSTEMS, body)
 
     def commits(self):
-        seconds = self.scaled(6, 2)
+        seconds = self.scaled(5, 2)
         # What is said of it, consumers, groups, offsets per commit.
         cases = (
             ("1 offset, 1 consumer", 1, 1, 1),
@@ -160,7 +160,7 @@ class GroupBench(compare.Bench):
         self.each(SYSTEMS, body)
 
     def transactions(self):
-        seconds = self.scaled(6, 2)
+        seconds = self.scaled(4, 2)
 
         def body(name, server, _, __):
             self.create(server, "transactions", partitions=CONSUMERS)
