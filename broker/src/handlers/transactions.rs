@@ -35,6 +35,36 @@ const END_ABORTABLE_SINCE: i16 = 4;
 /// Since then the answer to EndTxn has the producer to go on as.
 const PRODUCER_SINCE: i16 = 5;
 
+/// What the versions of a request that writes into transactions know (KIP-890).
+pub(super) struct Versions {
+    /// Since then clients leave it to brokers to add partitions to a transaction.
+    pub add_since: i16,
+    /// Since then they know TRANSACTION_ABORTABLE.
+    pub abortable_since: i16,
+    /// What they are told for what may pass.
+    pub again: i16,
+}
+
+impl Versions {
+    pub fn leave_adding(&self, version: i16) -> bool {
+        version >= self.add_since
+    }
+
+    /// The coordinator's code as a client of this version understands it.
+    pub fn told(&self, code: i16, version: i16) -> i16 {
+        match code {
+            errors::NETWORK_EXCEPTION
+            | errors::COORDINATOR_LOAD_IN_PROGRESS
+            | errors::COORDINATOR_NOT_AVAILABLE
+            | errors::NOT_COORDINATOR => self.again,
+            errors::CONCURRENT_TRANSACTIONS if !self.leave_adding(version) => self.again,
+            errors::PRODUCER_FENCED => errors::INVALID_PRODUCER_EPOCH,
+            errors::TRANSACTION_ABORTABLE if version < self.abortable_since => errors::INVALID_TXN_STATE,
+            code => code,
+        }
+    }
+}
+
 fn name(id: &TransactionalId) -> Name {
     Name::from(id.as_str())
 }
@@ -62,13 +92,28 @@ async fn init_outcome(node: &Node, request: &InitProducerIdRequest) -> Result<Pr
         (id, epoch) if id >= 0 && epoch >= 0 => Some(Producer { id, epoch }),
         _ => return Err(TxnError::InvalidRequest),
     };
-    node.producer_ids.prepare(node).await;
     let timeout_ms = request.transaction_timeout_ms;
     let asked = InitProducerId { transactional_id: id.clone(), timeout_ms, expected };
-    match call(node, &id, Request::InitProducerId(asked)).await? {
+    match call_with_ids(node, &id, Request::InitProducerId(asked)).await? {
         Reply::InitProducerId(outcome) => outcome,
         _ => Err(TxnError::UnknownServerError),
     }
+}
+
+/// As [`call`], for what may need a producer id that was never used. Few do, and the control plane may be
+/// away: it is asked for ids only once the coordinator has said that there is none at hand.
+///
+/// # Errors
+/// As [`call`].
+async fn call_with_ids(node: &Node, id: &str, request: Request) -> Result<Reply, TxnError> {
+    let reply = call(node, id, request.clone()).await?;
+    let none_at_hand = Err(TxnError::CoordinatorLoadInProgress);
+    match &reply {
+        Reply::InitProducerId(outcome) | Reply::EndTxn(outcome) if *outcome == none_at_hand => {}
+        _ => return Ok(reply),
+    }
+    node.producer_ids.prepare(node).await;
+    call(node, id, request).await
 }
 
 pub async fn add_partitions(
@@ -219,8 +264,7 @@ pub async fn end(node: &Arc<Node>, version: i16, request: EndTxnRequest) -> EndT
         commit: request.committed,
         version: ClientVersion::of_end_txn(version),
     };
-    node.producer_ids.prepare(node).await;
-    let outcome = match call(node, &id, Request::EndTxn(asked)).await {
+    let outcome = match call_with_ids(node, &id, Request::EndTxn(asked)).await {
         Ok(Reply::EndTxn(outcome)) => outcome,
         Ok(_) => Err(TxnError::UnknownServerError),
         Err(error) => Err(error),

@@ -4,7 +4,7 @@ use highwater_log::LogSettings;
 use highwater_log::disk::{Fault, SimDisk};
 use highwater_model::TopicId;
 use highwater_tiering::core::manifest::{Edit, EditRequest, ObjectEntry};
-use highwater_wire::{BatchBuilder, BatchHeader, Codec};
+use highwater_wire::{BatchBuilder, BatchHeader, Codec, EndMarker};
 use uuid::Uuid;
 
 use super::*;
@@ -233,6 +233,46 @@ async fn nobody_waits_for_a_leader_that_is_cut_off() {
     assert!(matches!(refused, AppendRefused::Leader(LeaderRefusal::NotLeader)), "{refused:?}");
     partition.tick(10_000, false);
     append(&partition).expect("the session is held again");
+}
+
+/// What `Partition::append_marker` does to the log, without a node.
+fn append_marker(partition: &Partition, epoch: i16) -> MarkerAppend {
+    let end = EndMarker { commit: true, coordinator_epoch: 0 };
+    let marker = Marker { producer_id: 7, producer_epoch: epoch, end, bumps_epoch: true };
+    let batch = marker.batch(0).expect("built");
+    let mut inner = partition.lock_any();
+    let appended = inner.replica.append_from(&batch.header, &batch.bytes, marker.origin(), true, 0);
+    let appended = appended.expect("taken");
+    partition.take_moves(&mut inner, &appended.moves);
+    drop(inner);
+    partition.tell(&appended.moves);
+    MarkerAppend::Appended(Appended {
+        base_offset: appended.base_offset,
+        log_append_time_ms: -1,
+        log_start: 0,
+        waits: Some(AckWait { ticket: appended.ticket, needs_all: true }),
+        is_duplicate: appended.duplicate_of.is_some(),
+    })
+}
+
+/// A coordinator takes the refusal of a marker that comes again for the word that it is written.
+#[tokio::test]
+async fn a_marker_that_comes_again_counts_no_sooner_than_the_first() {
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    let waiting = [append_marker(&partition, 3), append_marker(&partition, 3)].map(|append| {
+        let partition = partition.clone();
+        tokio::spawn(async move { partition.marker_committed(append).await })
+    });
+    tokio::task::yield_now().await;
+    assert!(waiting.iter().all(|waits| !waits.is_finished()), "neither is on the disk");
+    assert_eq!(partition.bounds().expect("serves").log_end, 1, "the second is not written");
+    partition.flush_ended(0, partition.draw_flush(false).expect("work").run());
+    let [first, second] = waiting;
+    first.await.expect("ran").expect("committed");
+    let past = second.await.expect("ran").expect_err("not written");
+    assert!(matches!(past, MarkerRefusal::Past), "{past:?}");
+    let older = partition.marker_committed(append_marker(&partition, 2)).await;
+    assert!(matches!(older, Err(MarkerRefusal::Past)), "{older:?}");
 }
 
 #[test]

@@ -61,6 +61,9 @@ pub enum MarkerRefusal {
     Group(#[from] GroupError),
     #[error("not committed in time")]
     Late,
+    /// The partition has gone past its epoch, and that is committed.
+    #[error("the partition knows a newer epoch of the producer")]
+    Past,
     #[error("{0}")]
     Defect(#[from] BatchError),
 }
@@ -110,7 +113,8 @@ impl Partition {
     }
 
     /// Appends a marker as the partition's leader; in no other leader epoch than `epoch`, if one is given.
-    /// Nothing is waited for.
+    /// Nothing is waited for. One of an epoch that the partition has gone past is not appended, and
+    /// `marker_committed` says so.
     ///
     /// # Errors
     /// `Append`, `Defect`: it is not in the log.
@@ -123,6 +127,7 @@ impl Partition {
         let now_ms = node.now_ms();
         let batch = marker.batch(now_ms)?;
         if node.disk.is_full() {
+            self.refused_for_room(now_ms);
             return Err(AppendRefusal::DiskFull.into());
         }
         let terms = self.terms();
@@ -137,26 +142,26 @@ impl Partition {
         Ok(MarkerAppend::Appended(appended))
     }
 
-    /// Waits until a marker is committed.
+    /// Waits until a marker is committed, or what the partition has instead of it.
     ///
     /// # Errors
-    /// It is not, or that is not known.
+    /// `Past`: nothing was appended, nor need be. Any other: it is not committed, or that is not known.
     pub async fn marker_committed(&self, append: MarkerAppend) -> Result<(), MarkerRefusal> {
         let committed = async {
-            match append {
-                MarkerAppend::Proposed(proposal) => {
-                    proposal.outcome().await?;
-                }
+            let is_past = match append {
+                MarkerAppend::Proposed(proposal) => proposal.outcome().await?.is_duplicate,
                 MarkerAppend::Appended(appended) => {
-                    let Some(wait) = appended.waits else { return Ok(()) };
-                    match self.wait_acked(&wait).await {
-                        // Committed is committed, with however few replicas.
-                        Ok(()) | Err(AckFailure::NotEnoughReplicas) => {}
-                        Err(failure) => return Err(failure.into()),
+                    if let Some(wait) = appended.waits {
+                        match self.wait_acked(&wait).await {
+                            // Committed is committed, with however few replicas.
+                            Ok(()) | Err(AckFailure::NotEnoughReplicas) => {}
+                            Err(failure) => return Err(failure.into()),
+                        }
                     }
+                    appended.is_duplicate
                 }
-            }
-            Ok(())
+            };
+            if is_past { Err(MarkerRefusal::Past) } else { Ok(()) }
         };
         let waited = tokio::time::timeout(TXN_MARKER_COMMIT_MAX, committed).await;
         waited.unwrap_or(Err(MarkerRefusal::Late))

@@ -16,7 +16,9 @@ pub enum Origin {
     Marker { end: EndMarker, bumps_epoch: bool },
 }
 
-/// Judges a batch against everything in the log.
+/// Judges a batch against everything in the log. A marker whose epoch the log knows already is `Duplicate`
+/// up to the log's end: whatever has taken its transaction further is there, and may not be committed yet, so
+/// that its coordinator must not be told so before it is (invariant 3).
 ///
 /// # Errors
 /// The refusal, which has Kafka's error code.
@@ -28,8 +30,15 @@ pub fn judge(log: &PartitionLog, header: &BatchHeader, origin: Origin) -> Result
             Ok(Sequenced::New)
         }
         Origin::Marker { end, bumps_epoch } => {
-            log.producers().check_marker(header.producer_id, header.producer_epoch, end, bumps_epoch)?;
-            Ok(Sequenced::New)
+            match log.producers().check_marker(header.producer_id, header.producer_epoch, end, bumps_epoch) {
+                Ok(()) => Ok(Sequenced::New),
+                Err(SequenceRefusal::StaleEpoch { .. }) => {
+                    let (base_offset, next_offset) = (log.log_end(), log.log_end());
+                    let max_timestamp = header.max_timestamp;
+                    Ok(Sequenced::Duplicate { base_offset, next_offset, max_timestamp })
+                }
+                Err(refusal) => Err(refusal),
+            }
         }
     }
 }

@@ -12,15 +12,17 @@ use highwater_groups::core::txn::{AddPartitions, ClientVersion, Producer, Reply,
 use highwater_groups::core::types::Name;
 use tokio::time::Instant;
 
-use super::topic::coordinator_of;
-use super::{Request, call, read};
+use super::{OfTransactions, Request, call, read};
 use crate::handlers::errors;
 use crate::node::Node;
+use crate::shards::coordinator_of;
 
 /// How long, and how often, a transaction that is being ended is waited for (Kafka's
-/// `add.partitions.to.txn.retry.backoff.max.ms` and `.retry.backoff.ms`).
+/// `add.partitions.to.txn.retry.backoff.max.ms` and `.retry.backoff.ms`). Most take a moment: the first
+/// pauses are short, and each is twice as long as the one before.
 const CONCURRENT_WAIT: Duration = Duration::from_millis(100);
-const CONCURRENT_PAUSE: Duration = Duration::from_millis(20);
+const CONCURRENT_PAUSE_MIN: Duration = Duration::from_millis(1);
+const CONCURRENT_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// How often a ticket may be voided while its question is on its way.
 const VOIDED_MAX: usize = 3;
 
@@ -42,7 +44,7 @@ pub type Asked = Result<Vec<i16>, i16>;
 /// before, and the question is put again; before that, it may have been the end of this very one.
 pub async fn ask<T: PartialEq>(node: &Arc<Node>, asking: &Asking, draw: impl Fn() -> T) -> (T, Asked) {
     let until = Instant::now() + CONCURRENT_WAIT;
-    let mut voided = 0;
+    let (mut voided, mut pause) = (0, CONCURRENT_PAUSE_MIN);
     loop {
         let shown = draw();
         let asked = ask_once(node, asking).await;
@@ -53,10 +55,11 @@ pub async fn ask<T: PartialEq>(node: &Arc<Node>, asking: &Asking, draw: impl Fn(
             voided += 1;
             continue;
         }
-        if !is_concurrent(&asked) || Instant::now() + CONCURRENT_PAUSE > until {
+        if !is_concurrent(&asked) || Instant::now() + pause > until {
             return (shown, asked);
         }
-        tokio::time::sleep(CONCURRENT_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(CONCURRENT_PAUSE_MAX);
     }
 }
 
@@ -65,9 +68,9 @@ fn is_concurrent(asked: &Asked) -> bool {
 }
 
 async fn ask_once(node: &Arc<Node>, asking: &Asking) -> Asked {
-    match coordinator_of(node, &asking.transactional_id) {
+    match coordinator_of::<OfTransactions>(node, &asking.transactional_id) {
         Some(coordinator) if coordinator == node.settings.node_id => answer(node, asking).await,
-        Some(coordinator) => node.transactions.peers.ask(node, coordinator, asking).await,
+        Some(coordinator) => node.transactions.shared.ask(node, coordinator, asking).await,
         None => Err(errors::COORDINATOR_NOT_AVAILABLE),
     }
 }

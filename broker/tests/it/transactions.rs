@@ -449,6 +449,26 @@ async fn transactions_go_on_after_a_restart() {
     harness.stop().await;
 }
 
+/// The control plane may be away: what needs no producer id does not wait for one.
+#[tokio::test]
+async fn who_goes_on_asks_for_no_producer_ids() {
+    let harness = harness().await;
+    let mut txn = Txn::begin(&harness, "id", Rules::New).await;
+    txn.write("t", 0, &[b"a"]).await;
+    // None is at hand after a start.
+    let harness = harness.stop().await.start().await;
+    let handed_out = || harness.node.coordinator.with_state(|state| state.producer_ids_end);
+    let before = handed_out();
+    txn.reconnect(&harness).await;
+    init_is_loaded(&mut txn).await;
+    txn.end(true).await;
+    let again = init(&mut txn.client, "id", 60_000).await;
+    assert_eq!((again.0, handed_out()), (txn.producer.0, before));
+    let other = init(&mut txn.client, "other", 60_000).await;
+    assert!(other.0 >= before && handed_out() > before, "{other:?}: never used before");
+    harness.stop().await;
+}
+
 /// The markers of one transaction are on their way while the next one begins: its first batches draw tickets
 /// that those markers void.
 #[tokio::test]

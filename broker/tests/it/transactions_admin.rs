@@ -119,9 +119,10 @@ async fn an_operator_ends_a_transaction_that_hangs() {
     let request = marker(hung.producer.1, 6);
     let answer: WriteTxnMarkersResponse = client.call(api::WRITE_TXN_MARKERS, 1, &request).await;
     assert_eq!(codes(&answer), [52, 3], "TRANSACTION_COORDINATOR_FENCED");
-    let request = marker(-1, 7);
-    let answer: WriteTxnMarkersResponse = client.call(api::WRITE_TXN_MARKERS, 1, &request).await;
-    assert_eq!(codes(&answer), [42, 42], "INVALID_REQUEST");
+    for request in [marker(-1, 7), marker(hung.producer.1, -2), marker(hung.producer.1, i32::MIN)] {
+        let answer: WriteTxnMarkersResponse = client.call(api::WRITE_TXN_MARKERS, 1, &request).await;
+        assert_eq!(codes(&answer), [42, 42], "INVALID_REQUEST");
+    }
     harness.stop().await;
 }
 

@@ -38,6 +38,7 @@ const INVALID_TXN_STATE: i16 = 48;
 const CONCURRENT_TRANSACTIONS: i16 = 51;
 const TRANSACTION_COORDINATOR_FENCED: i16 = 52;
 const NONE: Offset = -1;
+const NO_COORDINATOR_EPOCH: i32 = -1;
 /// How many sequence numbers there are before they begin anew.
 const SEQUENCES: i64 = 1 << 31;
 
@@ -84,7 +85,7 @@ struct Producer {
 impl Producer {
     fn new(epoch: i16, now_ms: i64) -> Producer {
         let batches = Default::default();
-        let (known, before, coordinator_epoch, txn_first) = (0, 0, -1, NONE);
+        let (known, before, coordinator_epoch, txn_first) = (0, 0, NO_COORDINATOR_EPOCH, NONE);
         Producer { epoch, last_append_ms: now_ms, batches, known, before, coordinator_epoch, txn_first }
     }
 
@@ -413,7 +414,8 @@ impl ProducerTable {
     /// A marker of the producer: whatever it has open ends at `offset`.
     fn end(&mut self, producer_id: ProducerId, marker: EndMarker, offset: Offset) -> Option<EndedTxn> {
         let producer = self.producers.get_mut(&producer_id).expect("its marker was just recorded");
-        producer.coordinator_epoch = marker.coordinator_epoch;
+        // Below it nothing is stored; no broker writes that, but a log may have it.
+        producer.coordinator_epoch = marker.coordinator_epoch.max(NO_COORDINATOR_EPOCH);
         if !producer.is_open() {
             return None;
         }

@@ -36,7 +36,9 @@ async fn write(node: &Arc<Node>, asked: WritableTxnMarker) -> WritableTxnMarkerR
         topic.partition_indexes.iter().map(move |partition| TxnPartition::new(name.clone(), *partition))
     });
     let partitions: Vec<TxnPartition> = partitions.collect();
-    let codes = match asked.producer_id.0 >= 0 && asked.producer_epoch >= 0 {
+    // -1: whoever asks knows of no coordinator.
+    let is_possible = asked.producer_id.0 >= 0 && asked.producer_epoch >= 0 && asked.coordinator_epoch >= -1;
+    let codes = match is_possible {
         true => {
             let marker = Marker {
                 producer_id: asked.producer_id.0,

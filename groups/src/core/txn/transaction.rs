@@ -110,9 +110,12 @@ impl Transaction {
         debug_assert!(!self.state.is_prepared());
         let state = if commit { TxnState::PrepareCommit } else { TxnState::PrepareAbort };
         let started_ms = if self.state == TxnState::Ongoing { self.started_ms } else { now };
-        let (epoch, last_epoch) = match version.bumps_epoch() {
-            true => (self.epoch.saturating_add(1), self.epoch),
-            false => (self.epoch, self.last_epoch),
+        let (epoch, last_epoch, version) = match (version.bumps_epoch(), self.epoch.checked_add(1)) {
+            (true, Some(next)) => (next, self.epoch, version),
+            // Nobody gets the last epoch, but a record may have it. A partition with batches of it would
+            // refuse a marker that claims to be newer than they are.
+            (true, None) => (self.epoch, self.epoch, ClientVersion::V1),
+            (false, _) => (self.epoch, self.last_epoch, version),
         };
         let changed = self.changed(state, now);
         Transaction { epoch, last_epoch, next_producer_id, started_ms, version, ..changed }

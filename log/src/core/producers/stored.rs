@@ -12,7 +12,7 @@ use highwater_model::limits::{
 };
 use highwater_model::{Offset, ProducerId};
 
-use super::{KnownBatch, NONE, Producer, ProducerTable};
+use super::{KnownBatch, NO_COORDINATOR_EPOCH, NONE, Producer, ProducerTable};
 use crate::core::stored::{self, Reader, StoredError};
 use crate::core::transactions::{AbortedTxn, EndedTxns, ProducerState};
 
@@ -145,7 +145,10 @@ fn decode_producer(r: &mut Reader<'_>, log_end: Offset, version: u16) -> Result<
     let mut producer = Producer { known, ..Producer::new(epoch, last_append_ms) };
     if version > WITHOUT_TRANSACTIONS {
         (producer.coordinator_epoch, producer.txn_first) = (r.i32()?, r.i64()?);
-        if producer.coordinator_epoch < -1 || producer.txn_first < NONE || producer.txn_first >= log_end {
+        if producer.coordinator_epoch < NO_COORDINATOR_EPOCH
+            || producer.txn_first < NONE
+            || producer.txn_first >= log_end
+        {
             return Err(StoredError::Rule("producer's transaction"));
         }
     }

@@ -311,3 +311,13 @@ proptest! {
         prop_assert!(ProducerState::decode(&file).is_err());
     }
 }
+
+#[test]
+fn a_marker_of_no_possible_coordinator_leaves_a_state_that_can_be_read_back() {
+    let mut state = ProducerState::default();
+    state.apply(&header(7, 0, 0, 1, TRANSACTIONAL), None, 0, 5);
+    let marker = EndMarker { commit: true, coordinator_epoch: i32::MIN };
+    state.apply(&header(7, 0, -1, 1, TRANSACTIONAL | CONTROL), Some(marker), 1, 5);
+    state.apply(&header(8, 0, 0, 1, TRANSACTIONAL), None, 2, 5);
+    assert_eq!(ProducerState::decode(&state.encode(3)), Ok((3, state)));
+}
