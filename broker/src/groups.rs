@@ -7,42 +7,35 @@
 //! that the shard was loaded in (invariant 6). Queues are bounded (invariant 16). See docs/adr/0016, 0018.
 
 mod batch;
-mod follow;
 mod load;
 mod shard;
-mod topic;
+mod topics;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use highwater_groups::core::answer::Answer;
 use highwater_groups::core::error::GroupError;
 use highwater_groups::core::machine::Groups;
 use highwater_groups::core::request::{Client, Request};
 use highwater_groups::core::settings::Settings as GroupSettings;
-use highwater_groups::core::shard::partition_of;
 use highwater_log::VerificationTicket;
-use highwater_model::LeaderEpoch;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::oneshot;
 
 use crate::node::Node;
-use crate::partition::registry::Slot;
 use crate::partition::{Marker, MarkerRefusal};
 use crate::settings::Settings;
-
-pub use follow::run;
-pub use topic::{Coordinator, find};
+use crate::shards::{self, Coordinator, Kind, LoadError, Shard, Shards, Task, TopicSpec, shard_at, shard_of};
 
 /// The topic that holds groups and their offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 /// Sends an answer once it counts, or says why it never will.
-type Release = Box<dyn FnOnce(Result<(), GroupError>) + Send>;
+pub type Release = Box<dyn FnOnce(Result<(), GroupError>) + Send>;
 
 /// A request on its way to its shard.
-struct Asked {
+pub struct Asked {
     client: Client,
     request: Request,
     /// Shows that the transaction which a commit begins here was verified (KIP-890).
@@ -52,7 +45,7 @@ struct Asked {
 
 /// What a shard's task is asked.
 #[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
-enum Message {
+pub enum Message {
     Request(Asked),
     /// A transaction has ended.
     Marker {
@@ -63,53 +56,76 @@ enum Message {
     Read(Box<dyn FnOnce(&Groups) -> Release + Send>),
 }
 
-/// A shard as the rest of the broker sees it.
-struct Shard {
-    partition: i32,
-    /// The leader epoch in which it was begun; it serves in no other.
-    epoch: LeaderEpoch,
-    messages: mpsc::Sender<Message>,
-    is_loaded: AtomicBool,
-    stop: watch::Sender<bool>,
+/// Groups and members of a shard, as last counted.
+#[derive(Default)]
+pub struct Counts {
     groups: AtomicU64,
     members: AtomicU64,
 }
 
-/// The shards of this node, by partition.
-#[derive(Default)]
-pub struct GroupShards {
-    shards: RwLock<BTreeMap<i32, Arc<Shard>>>,
-    /// Held by the one who creates the internal topic; since when somebody has wanted it.
-    creating: tokio::sync::Mutex<Option<Instant>>,
+/// Shards of groups.
+pub struct OfGroups;
+
+/// The shards of groups of this node.
+pub type GroupShards = Shards<OfGroups>;
+
+impl Kind for OfGroups {
+    const TOPIC: &'static str = OFFSETS_TOPIC;
+    const HOLDS: &'static str = "groups";
+    type Message = Message;
+    type Counts = Counts;
+    type Shared = topics::Newsroom;
+    type Loaded = shard::Loaded;
+
+    fn shards(node: &Node) -> &GroupShards {
+        &node.groups
+    }
+
+    fn topic(settings: &Settings) -> TopicSpec {
+        TopicSpec {
+            partitions: settings.offsets_topic_num_partitions,
+            replication_factor: settings.offsets_topic_replication_factor,
+            is_on_two_disks: false,
+        }
+    }
+
+    fn reloads(node: &Node) -> &Counter {
+        &node.metrics.group_reloads
+    }
+
+    async fn load(task: &mut Task<Self>) -> Result<shard::Loaded, LoadError> {
+        shard::load(task).await
+    }
+
+    fn refuse(message: Message) {
+        shard::refuse(message, GroupError::NotCoordinator);
+    }
 }
 
-impl GroupShards {
+/// Begins and ends the shards of groups until the node stops.
+pub async fn run(node: Arc<Node>) {
+    let mut known = topics::Known::default();
+    topics::look(&node, &mut known); // before the first shard begins
+    tokio::join!(shards::follow::<OfGroups>(node.clone()), topics::follow(&node, known));
+}
+
+/// The coordinator of each group, in order; none where there is no leader for now. Creates the internal
+/// topic if need be.
+pub async fn find(node: &Arc<Node>, groups: &[&str]) -> Vec<Option<Coordinator>> {
+    shards::find::<OfGroups>(node, groups).await
+}
+
+impl Shards<OfGroups> {
     /// Groups and members whose coordinator this node is, as last counted.
     pub fn counts(&self) -> (u64, u64) {
-        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
-        shards.values().fold((0, 0), |(groups, members), shard| {
-            let more = shard.groups.load(Ordering::Relaxed);
-            (groups + more, members + shard.members.load(Ordering::Relaxed))
+        self.all().iter().fold((0, 0), |(groups, members), shard| {
+            let more = shard.counts.groups.load(Ordering::Relaxed);
+            (groups + more, members + shard.counts.members.load(Ordering::Relaxed))
         })
-    }
-
-    fn all(&self) -> Vec<Arc<Shard>> {
-        self.shards.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    fn get(&self, partition: i32) -> Option<Arc<Shard>> {
-        self.shards.read().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned()
     }
 }
 
-impl Shard {
-    async fn send(&self, message: Message) -> Result<(), GroupError> {
-        if !self.is_loaded.load(Ordering::Acquire) {
-            return Err(GroupError::CoordinatorLoadInProgress);
-        }
-        self.messages.send(message).await.map_err(|_| GroupError::NotCoordinator)
-    }
-
+impl Shard<OfGroups> {
     async fn read<R: Send + 'static>(
         &self,
         look: impl FnOnce(&Groups) -> R + Send + 'static,
@@ -124,27 +140,6 @@ impl Shard {
         self.send(Message::Read(Box::new(read))).await?;
         told.await.unwrap_or(Err(GroupError::NotCoordinator))
     }
-}
-
-/// The shard that coordinates a group.
-fn shard_of(node: &Node, group: &str) -> Result<Arc<Shard>, GroupError> {
-    let view = node.partitions.view();
-    let topic = view.by_name(OFFSETS_TOPIC).ok_or(GroupError::NotCoordinator)?;
-    let count = i32::try_from(topic.slots().len()).unwrap_or(i32::MAX);
-    shard_at(node, partition_of(group, count))
-}
-
-/// The shard of a partition of the internal topic, if this node leads it.
-fn shard_at(node: &Node, number: i32) -> Result<Arc<Shard>, GroupError> {
-    let view = node.partitions.view();
-    let topic = view.by_name(OFFSETS_TOPIC).ok_or(GroupError::NotCoordinator)?;
-    let Some(Slot::Open(partition)) = topic.slot(number) else { return Err(GroupError::NotCoordinator) };
-    let terms = partition.terms();
-    if !terms.is_leader || node.is_stopping() {
-        return Err(GroupError::NotCoordinator);
-    }
-    let shard = node.groups.get(number).filter(|shard| shard.epoch == terms.leader_epoch);
-    shard.ok_or(GroupError::CoordinatorLoadInProgress)
 }
 
 /// Has the group's coordinator carry out a request; the answer counts.
@@ -167,7 +162,7 @@ pub async fn call_verified(
     request: Request,
     ticket: Option<VerificationTicket>,
 ) -> Result<Answer, GroupError> {
-    let shard = shard_of(node, group)?;
+    let shard = shard_of::<OfGroups>(node, group)?;
     let (answer, answered) = oneshot::channel();
     shard.send(Message::Request(Asked { client, request, ticket, answer })).await?;
     answered.await.unwrap_or(Err(GroupError::NotCoordinator))
@@ -180,9 +175,9 @@ pub async fn call_verified(
 /// As `Partition::append_marker`; `Group` if this node does not coordinate the partition's groups now, or not
 /// any more: then it is not known whether the marker lasts.
 pub async fn end_transaction(node: &Node, number: i32, marker: Marker) -> Result<(), MarkerRefusal> {
-    let shard = shard_at(node, number)?;
+    let shard = shard_at::<OfGroups>(node, number).map_err(GroupError::from)?;
     let (answer, answered) = oneshot::channel();
-    shard.send(Message::Marker { marker, answer }).await?;
+    shard.send(Message::Marker { marker, answer }).await.map_err(GroupError::from)?;
     answered.await.unwrap_or(Err(MarkerRefusal::Group(GroupError::NotCoordinator)))
 }
 
@@ -195,7 +190,7 @@ pub async fn read<R: Send + 'static>(
     group: &str,
     look: impl FnOnce(&Groups) -> R + Send + 'static,
 ) -> Result<R, GroupError> {
-    shard_of(node, group)?.read(look).await
+    shard_of::<OfGroups>(node, group)?.read(look).await
 }
 
 /// Has a look at each shard of this node, in order of its partitions.

@@ -6,6 +6,7 @@
 
 // --- data plane ---
 pub mod core;
+pub mod delayed;
 pub mod dispatch;
 pub mod groups;
 pub mod handlers;
@@ -15,6 +16,7 @@ pub mod partition;
 pub mod raft;
 pub mod replica;
 pub mod replication;
+pub mod shards;
 pub mod tier;
 pub mod transactions;
 pub mod workers;

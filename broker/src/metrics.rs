@@ -6,6 +6,8 @@
 //! before rendering, so an idle broker does no work for its metrics. Must not: hold labels whose number grows
 //! with clients or records. Partitions in alarm are the only per-partition labels, and those are capped.
 
+mod delayed;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::core::pace::Pace;
+
+pub use delayed::Delayed;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ApiLabel {
@@ -96,12 +100,12 @@ pub struct Metrics {
     pub produced_records: Counter,
     pub produced_bytes: Counter,
     pub fetched_bytes: Counter,
+    /// Expired records that fetches have left out.
+    pub hidden_records: Counter,
     /// Offsets committed by consumers; groups and members whose coordinator this node is.
     pub offset_commits: Counter,
     pub groups: Gauge,
     pub group_members: Gauge,
-    /// Expired records that fetches have left out.
-    pub hidden_records: Counter,
     /// Shards of groups that were given up and loaded anew because an append failed.
     pub group_reloads: Counter,
     /// Times that a shard's state was written once more and the log before it given up.
@@ -109,6 +113,9 @@ pub struct Metrics {
     /// Transactional ids whose coordinator this node is, and shards of them that were loaded anew.
     pub transactional_ids: Gauge,
     pub transaction_reloads: Counter,
+    /// Times that such a shard's state was written once more and the log before it given up.
+    pub transaction_rewrites: Counter,
+    pub delayed: Delayed,
     /// One fdatasync of the local log.
     pub fsync_seconds: Histogram,
     /// One segment from seal to publish.
@@ -152,16 +159,7 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("highwater");
         let api_metrics = register_apis(&mut registry);
-        let refused_family = Family::<KindLabel, Counter>::default();
-        registry.register("refused", "What was turned away, by kind", refused_family.clone());
-        let refused = REFUSED_KINDS
-            .iter()
-            .enumerate()
-            .map(|(i, (kind, name))| {
-                assert_eq!(i, *kind as usize, "the table is in the order of the enum");
-                refused_family.get_or_create_owned(&KindLabel { kind: name })
-            })
-            .collect();
+        let refused = register_refused(&mut registry);
         let mut r = Registrar { registry };
         Metrics {
             apis: api_metrics,
@@ -173,14 +171,17 @@ impl Metrics {
             produced_records: r.counter("produced_records", "Records accepted"),
             produced_bytes: r.counter("produced_bytes", "Bytes of record batches accepted"),
             fetched_bytes: r.counter("fetched_bytes", "Bytes of record batches sent to consumers"),
+            hidden_records: r.counter("hidden_records", "Expired records left out of answers to fetches"),
             offset_commits: r.counter("offset_commits", "Offsets committed by consumer groups"),
             groups: r.gauge("groups", "Groups whose coordinator this node is"),
             group_members: r.gauge("group_members", "Members of those groups"),
             group_reloads: r.counter("group_reloads", "Loads of groups anew because an append failed"),
             group_rewrites: r.counter("group_rewrites", "Partitions of groups written anew"),
             transactional_ids: r.gauge("transactional_ids", "Transactional ids coordinated by this node"),
+            delayed: Delayed::new(&mut r),
+            transaction_rewrites: r
+                .counter("transaction_rewrites", "Partitions of transactions written anew"),
             transaction_reloads: r
-            hidden_records: r.counter("hidden_records", "Expired records left out of answers to fetches"),
                 .counter("transaction_reloads", "Loads of transactions anew because an append failed"),
             fsync_seconds: r.histogram("fsync", "Time of one fdatasync of the local log"),
             offload_seconds: r.histogram("offload", "Time of one segment from seal to publish"),
@@ -319,6 +320,17 @@ impl Metrics {
             .expect("writing to a string cannot fail");
         text
     }
+}
+
+/// One counter for each kind, in their order.
+fn register_refused(registry: &mut Registry) -> Vec<Counter> {
+    let family = Family::<KindLabel, Counter>::default();
+    registry.register("refused", "What was turned away, by kind", family.clone());
+    let one = |(i, (kind, name)): (usize, &(RefusedKind, &'static str))| {
+        assert_eq!(i, *kind as usize, "the table is in the order of the enum");
+        family.get_or_create_owned(&KindLabel { kind: name })
+    };
+    REFUSED_KINDS.iter().enumerate().map(one).collect()
 }
 
 fn register_apis(registry: &mut Registry) -> Vec<ApiMetrics> {

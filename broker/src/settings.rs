@@ -234,6 +234,16 @@ settings! {
         "Partitions of __transaction_state, which is created when a client first asks for a transaction's coordinator; they cannot be changed later.";
     transaction_state_topic_replication_factor: i16 = parse::replication_factor, "3",
         "Replicas of each partition of __transaction_state; as many as there are brokers, if those are fewer when it is created.";
+    transaction_state_topic_rewrite_bytes: u64 = parse::some_bytes, "16MiB",
+        "A partition of __transaction_state is written anew, and its old part given up, once it holds this much and four times what counts of it.";
+    delayed_topic_num_partitions: i32 = parse::partitions, "16",
+        "Partitions of __highwater_delayed, which is created with the first delayed record; they cannot be changed later.";
+    delayed_topic_replication_factor: i16 = parse::replication_factor, "3",
+        "Replicas of each partition of __highwater_delayed; as many as there are brokers, if those are fewer when it is created.";
+    delayed_topic_rewrite_bytes: u64 = parse::some_bytes, "16MiB",
+        "A partition of __highwater_delayed is written anew, and its old part given up, once it holds this much and four times what waits of it.";
+    delayed_partition_max_bytes: u64 = parse::some_bytes, "64MiB",
+        "Bytes of delayed records that may wait in one partition of __highwater_delayed, and in the memory of its leader; more are refused.";
     transaction_max_timeout_ms: i32 = parse::timeout, "15min",
         "Longest transaction timeout that a producer may ask for.";
     transactional_id_expiration_ms: u64 = parse::millis, "168h",

@@ -9,34 +9,28 @@
 //! (invariant 16).
 
 mod ask;
-mod follow;
 mod load;
 mod markers;
 mod peers;
 mod shard;
-mod topic;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use highwater_groups::core::shard::partition_of;
 use highwater_groups::core::txn::{
     AddPartitions, Coordinator, EndTxn, InitProducerId, Reply, TxnError, TxnSettings,
 };
 use highwater_groups::core::types::Millis;
-use highwater_model::LeaderEpoch;
-use tokio::sync::{mpsc, oneshot, watch};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::oneshot;
 
 use crate::node::Node;
-use crate::partition::registry::Slot;
 use crate::settings::Settings;
+use crate::shards::{self, Kind, LoadError, Shard, Shards, Task, TopicSpec, shard_of};
 
 pub use ask::{Asked, Asking, ask};
-pub use follow::run;
 pub use markers::write_here;
 pub use peers::TransactionsService;
-pub use topic::find;
 
 /// The topic that holds the state of transactions.
 pub const STATE_TOPIC: &str = "__transaction_state";
@@ -56,57 +50,70 @@ pub enum Request {
 }
 
 /// Has a look at the transactions of a shard, at its time.
-type Look = Box<dyn FnOnce(&Coordinator, Millis) + Send>;
+pub type Look = Box<dyn FnOnce(&Coordinator, Millis) + Send>;
 
 /// What a shard's task is asked.
-enum Message {
+pub enum Message {
     Request { request: Request, answer: oneshot::Sender<Reply> },
     Read(Look),
 }
 
-/// A shard as the rest of the broker sees it.
-struct Shard {
-    partition: i32,
-    /// The leader epoch in which it was begun, and the coordinator epoch of its markers.
-    epoch: LeaderEpoch,
-    messages: mpsc::Sender<Message>,
-    is_loaded: AtomicBool,
-    stop: watch::Sender<bool>,
-    ids: AtomicU64,
+/// Shards of transactions. The leader epoch of one is the coordinator epoch of its markers.
+pub struct OfTransactions;
+
+/// The shards of transactions of this node.
+pub type TxnShards = Shards<OfTransactions>;
+
+impl Kind for OfTransactions {
+    const TOPIC: &'static str = STATE_TOPIC;
+    const HOLDS: &'static str = "transactions";
+    type Message = Message;
+    /// Transactional ids.
+    type Counts = AtomicU64;
+    /// Connections to the shards of other nodes.
+    type Shared = peers::Peers;
+    type Loaded = shard::Loaded;
+
+    fn shards(node: &Node) -> &TxnShards {
+        &node.transactions
+    }
+
+    fn topic(settings: &Settings) -> TopicSpec {
+        TopicSpec {
+            partitions: settings.transaction_state_topic_num_partitions,
+            replication_factor: settings.transaction_state_topic_replication_factor,
+            is_on_two_disks: true,
+        }
+    }
+
+    fn reloads(node: &Node) -> &Counter {
+        &node.metrics.transaction_reloads
+    }
+
+    async fn load(task: &mut Task<Self>) -> Result<shard::Loaded, LoadError> {
+        shard::load(task).await
+    }
 }
 
-/// The shards of this node, by partition, and the connections to those of others.
-#[derive(Default)]
-pub struct TxnShards {
-    shards: RwLock<BTreeMap<i32, Arc<Shard>>>,
-    /// Held by the one who creates the internal topic.
-    creating: tokio::sync::Mutex<()>,
-    peers: peers::Peers,
+/// Begins and ends the shards of transactions until the node stops.
+pub async fn run(node: Arc<Node>) {
+    shards::follow::<OfTransactions>(node).await;
 }
 
-impl TxnShards {
+/// The coordinator of each transactional id, in order; none where there is no leader for now. Creates the
+/// internal topic if need be.
+pub async fn find(node: &Arc<Node>, ids: &[&str]) -> Vec<Option<shards::Coordinator>> {
+    shards::find::<OfTransactions>(node, ids).await
+}
+
+impl Shards<OfTransactions> {
     /// Transactional ids whose coordinator this node is, as last counted.
     pub fn ids(&self) -> u64 {
-        self.all().iter().map(|shard| shard.ids.load(Ordering::Relaxed)).sum()
-    }
-
-    fn all(&self) -> Vec<Arc<Shard>> {
-        self.shards.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    fn get(&self, partition: i32) -> Option<Arc<Shard>> {
-        self.shards.read().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned()
+        self.all().iter().map(|shard| shard.counts.load(Ordering::Relaxed)).sum()
     }
 }
 
-impl Shard {
-    async fn send(&self, message: Message) -> Result<(), TxnError> {
-        if !self.is_loaded.load(Ordering::Acquire) {
-            return Err(TxnError::CoordinatorLoadInProgress);
-        }
-        self.messages.send(message).await.map_err(|_| TxnError::NotCoordinator)
-    }
-
+impl Shard<OfTransactions> {
     async fn read<R: Send + 'static>(
         &self,
         look: impl FnOnce(&Coordinator, Millis) -> R + Send + 'static,
@@ -120,28 +127,13 @@ impl Shard {
     }
 }
 
-/// The shard that coordinates a transactional id.
-fn shard_of(node: &Node, id: &str) -> Result<Arc<Shard>, TxnError> {
-    let view = node.partitions.view();
-    let topic = view.by_name(STATE_TOPIC).ok_or(TxnError::NotCoordinator)?;
-    let count = i32::try_from(topic.slots().len()).unwrap_or(i32::MAX);
-    let number = partition_of(id, count);
-    let Some(Slot::Open(partition)) = topic.slot(number) else { return Err(TxnError::NotCoordinator) };
-    let terms = partition.terms();
-    if !terms.is_leader || node.is_stopping() {
-        return Err(TxnError::NotCoordinator);
-    }
-    let shard = node.transactions.get(number).filter(|shard| shard.epoch == terms.leader_epoch);
-    shard.ok_or(TxnError::CoordinatorLoadInProgress)
-}
-
 /// Has the coordinator of the transactional id, if it is this node, carry out a request.
 ///
 /// # Errors
 /// NotCoordinator, CoordinatorLoadInProgress: the request was not carried out, or its outcome is not known
 /// here.
 pub async fn call(node: &Node, id: &str, request: Request) -> Result<Reply, TxnError> {
-    let shard = shard_of(node, id)?;
+    let shard = shard_of::<OfTransactions>(node, id)?;
     let (answer, answered) = oneshot::channel();
     shard.send(Message::Request { request, answer }).await?;
     answered.await.map_err(|_| TxnError::NotCoordinator)
@@ -156,7 +148,7 @@ pub async fn read<R: Send + 'static>(
     id: &str,
     look: impl FnOnce(&Coordinator, Millis) -> R + Send + 'static,
 ) -> Result<R, TxnError> {
-    shard_of(node, id)?.read(look).await
+    shard_of::<OfTransactions>(node, id)?.read(look).await
 }
 
 /// Has a look at each shard of this node, in order of its partitions.

@@ -6,6 +6,7 @@ mod it {
     mod admin;
     mod backpressure;
     mod bad_input;
+    mod delayed;
     mod doors;
     mod fetch;
     mod groups;
@@ -18,5 +19,6 @@ mod it {
     mod tier;
     mod transactions;
     mod transactions_admin;
-}
+    mod transactions_log;
     mod ttl;
+}

@@ -2,11 +2,15 @@
 //! the settings is a defect. Units stand last in the name.
 
 mod cluster;
+mod delayed;
 mod groups;
+mod shards;
 mod transactions;
 
 pub use cluster::*;
+pub use delayed::*;
 pub use groups::*;
+pub use shards::*;
 pub use transactions::*;
 
 // --- wire: what one connection or request may ask for ---
@@ -149,16 +153,16 @@ pub const DECOMPRESSED_PER_REQUEST_BYTES_MAX: usize = 1024 * 1024 * 1024;
 pub const FETCH_WAITERS_PER_PARTITION_MAX: usize = 10_000;
 /// See [`FETCH_WAITERS_PER_PARTITION_MAX`]; in milliseconds.
 pub const FETCH_POLL_MS: u64 = 100;
-/// Producer ids that the broker takes from the coordinator at a time.
-pub const PRODUCER_ID_BLOCK: u32 = 1_000;
-/// Free space of the data disk below which produce is refused, in bytes; a disk smaller than 64 times this
-/// keeps 1/64.
 /// Stored bytes that one look of a fetch takes of topics whose records may expire: these are rebuilt in memory.
 pub const SIFT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What the batches of such a look may hold once decompressed; the first batch may alone be larger.
 pub const SIFT_RECORDS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of expired records, decompressed, that one fetch goes past before it is answered with where it is.
 pub const SIFT_SKIPPED_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Producer ids that the broker takes from the coordinator at a time.
+pub const PRODUCER_ID_BLOCK: u32 = 1_000;
+/// Free space of the data disk below which produce is refused, in bytes; a disk smaller than 64 times this
+/// keeps 1/64.
 pub const DISK_FREE_BYTES_MIN: u64 = 256 * 1024 * 1024;
 /// How often workers look for what time alone makes due (rolls, flushes, free space), in milliseconds.
 pub const WORKER_TICK_MS: u64 = 1_000;

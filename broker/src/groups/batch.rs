@@ -1,10 +1,11 @@
 //! Records of groups as batches of the log.
 
-use bytes::Bytes;
 use highwater_groups::core::records::Record;
 use highwater_model::ProducerId;
+use highwater_wire::AcceptedBatch;
 use highwater_wire::batch::BatchError;
-use highwater_wire::{AcceptedBatch, BatchBuilder, BatchHeader, Codec, HEADER_BYTES, TimestampType};
+
+use crate::shards::batch;
 
 /// The records of one step as one batch, of a producer's transaction if it is one.
 ///
@@ -15,27 +16,7 @@ pub fn encode(
     transaction: Option<(ProducerId, i16)>,
     now_ms: i64,
 ) -> Result<AcceptedBatch, BatchError> {
-    assert!(!records.is_empty(), "a step that writes nothing appends nothing");
-    let mut builder = BatchBuilder::new(Codec::None);
-    if let Some((producer_id, epoch)) = transaction {
-        builder = builder.producer(producer_id, epoch, -1).attributes(TimestampType::CreateTime, true, false);
-    }
-    for record in records {
-        let (key, value): (Bytes, Option<Bytes>) = record.encode();
-        builder.push(now_ms, Some(&key), value.as_deref(), &[]);
-    }
-    accepted(&builder)
-}
-
-/// The head of a batch of a producer's transaction, as far as it is judged by who writes it.
-///
-/// # Errors
-/// As [`encode`].
-pub fn header_of(producer_id: ProducerId, epoch: i16) -> Result<BatchHeader, BatchError> {
-    let builder = BatchBuilder::new(Codec::None).producer(producer_id, epoch, -1);
-    let mut builder = builder.attributes(TimestampType::CreateTime, true, false);
-    builder.push(0, None, None, &[]);
-    BatchHeader::parse(&builder.build())
+    batch::encode(records.iter().map(Record::encode), transaction, now_ms)
 }
 
 /// Records that need not be in one batch, in batches of about `bytes_max`, more where one record takes more.
@@ -47,29 +28,7 @@ pub fn encode_all(
     bytes_max: usize,
     now_ms: i64,
 ) -> Result<Vec<AcceptedBatch>, BatchError> {
-    let mut batches = Vec::new();
-    let (mut builder, mut bytes) = (BatchBuilder::new(Codec::None), 0);
-    for record in records {
-        let (key, value): (Bytes, Option<Bytes>) = record.encode();
-        let more = key.len() + value.as_ref().map_or(0, Bytes::len);
-        if bytes > 0 && bytes + more > bytes_max {
-            batches.push(accepted(&std::mem::replace(&mut builder, BatchBuilder::new(Codec::None)))?);
-            bytes = 0;
-        }
-        builder.push(now_ms, Some(&key), value.as_deref(), &[]);
-        bytes += more;
-    }
-    if bytes > 0 {
-        batches.push(accepted(&builder)?);
-    }
-    Ok(batches)
-}
-
-fn accepted(builder: &BatchBuilder) -> Result<AcceptedBatch, BatchError> {
-    let bytes = builder.build();
-    let header = BatchHeader::parse(&bytes)?;
-    let records_bytes = bytes.len() - HEADER_BYTES;
-    Ok(AcceptedBatch { header, bytes, offset_delta_of_max_timestamp: 0, records_bytes })
+    batch::encode_all(records.iter().map(Record::encode), bytes_max, now_ms)
 }
 
 #[cfg(test)]

@@ -1,196 +1,32 @@
-//! A shard comes to life: the partition's log is read from its beginning to its end.
-//!
-//! A new leader's log may hold records that are not committed yet. They will be (nobody but the shard
-//! appends), and until they are the shard is not loaded: reading stops at the high watermark and goes on when
-//! it has moved. Invariants: 3, 9 (a batch that cannot be read stops the load; it is not skipped).
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+//! Records of groups on their way from the log into a shard.
 
 use highwater_groups::core::machine::Groups;
-use highwater_model::limits::{GROUP_LOAD_BATCH_BYTES_MAX, GROUP_LOAD_CHUNK_BYTES, GROUP_RETRY_PAUSE};
-use highwater_model::{LeaderEpoch, Offset};
-use highwater_wire::codec::decompress_into;
-use highwater_wire::{BatchHeader, Batches, Codec, Control, HEADER_BYTES, Records, read_control};
+use highwater_model::limits::GROUP_LOAD_BATCH_BYTES_MAX;
+use highwater_model::{Offset, ProducerId};
 
-use crate::core::fetch_plan::Grant;
-use crate::core::fetch_session::Want;
-use crate::partition::{FetchWaiter, Look, Partition, Unavailable};
+use crate::shards::LoadError;
+use crate::shards::load::Sink;
 
-/// Why a shard was not loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// Another leads, or the node stops.
-    #[error("this node does not lead the partition any more")]
-    NotLeader,
-    #[error("{0}")]
-    Failed(String),
-}
+impl Sink for Groups {
+    const BATCH_BYTES_MAX: usize = GROUP_LOAD_BATCH_BYTES_MAX;
 
-fn unavailable(reason: Unavailable) -> LoadError {
-    match reason {
-        Unavailable::Closed => LoadError::NotLeader,
-        Unavailable::Storage(_) => failed(reason),
+    fn take(
+        &mut self,
+        at: Offset,
+        producer: Option<ProducerId>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), LoadError> {
+        // Kinds of records that this broker does not know are no reason to serve nobody.
+        if let Err(damage) = self.load_bytes(key, value, producer) {
+            tracing::warn!(offset = at, "a record of a group cannot be read and is left out: {damage}");
+        }
+        Ok(())
     }
-}
 
-fn failed(error: impl ToString) -> LoadError {
-    LoadError::Failed(error.to_string())
-}
-
-/// How much was read, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Read {
-    pub log_bytes: u64,
-    /// What of it counts still, about.
-    pub live_bytes: u64,
-}
-
-/// Registered with the partition until it is dropped: a load may be given up at any point.
-struct Waiting<'a> {
-    partition: &'a Partition,
-    waiter: FetchWaiter,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(partition: &'a Partition) -> Self {
-        let waiter = FetchWaiter::default();
-        partition.wait_for_data(&waiter); // if too many wait, the pause brings it here
-        Waiting { partition, waiter }
+    fn ended(&mut self, producer_id: ProducerId, is_commit: bool) {
+        self.load_marker(producer_id, is_commit);
     }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.partition.forget_waiter(&self.waiter);
-    }
-}
-
-/// Reads the whole log into `groups`, waiting for what is not yet committed. `stop`: give up.
-///
-/// # Errors
-/// [`LoadError`]
-pub async fn load(
-    partition: &Arc<Partition>,
-    epoch: LeaderEpoch,
-    mut groups: Groups,
-    stop: &Arc<AtomicBool>,
-) -> Result<(Groups, Read), LoadError> {
-    let waiting = Waiting::new(partition);
-    let mut at = partition.bounds().map_err(unavailable)?.log_start;
-    let mut log_bytes = 0;
-    loop {
-        let bounds = partition.bounds().map_err(unavailable)?;
-        let terms = partition.terms();
-        if !terms.is_leader || terms.leader_epoch != epoch || stop.load(Ordering::Relaxed) {
-            return Err(LoadError::NotLeader);
-        }
-        if at >= bounds.log_end && bounds.high_watermark >= bounds.log_end {
-            break;
-        }
-        if at >= bounds.high_watermark {
-            let moved = waiting.waiter.notified();
-            let _ = tokio::time::timeout(GROUP_RETRY_PAUSE, moved).await; // looked at in any case
-            continue;
-        }
-        let (from, stop) = (partition.clone(), stop.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let end = read_on(&from, at, &mut groups, &mut log_bytes, &stop);
-            (groups, log_bytes, end)
-        });
-        let (back, bytes, end) = read.await.map_err(failed)?;
-        (groups, log_bytes) = (back, bytes);
-        let end = end?;
-        if end == at {
-            return Err(failed(format!("nothing can be read at {at}, below the high watermark")));
-        }
-        at = end;
-    }
-    let counted = tokio::task::spawn_blocking(move || {
-        let live_bytes = groups.live_bytes();
-        (groups, Read { log_bytes, live_bytes })
-    });
-    counted.await.map_err(failed)
-}
-
-/// Reads up to the high watermark; where it has come to.
-fn read_on(
-    partition: &Partition,
-    mut at: Offset,
-    groups: &mut Groups,
-    log_bytes: &mut u64,
-    stop: &AtomicBool,
-) -> Result<Offset, LoadError> {
-    let mut scratch = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        let want =
-            Want { fetch_offset: at, bytes_max: i32::MAX, current_leader_epoch: -1, last_fetched_epoch: -1 };
-        let grant = Grant { bytes: GROUP_LOAD_CHUNK_BYTES, is_first: true };
-        let read = match partition.look(&want, Some(grant), true).map_err(failed)?.0 {
-            Look::Local(read) if !read.slices.is_empty() => read,
-            Look::Local(_) | Look::Empty => return Ok(at),
-            Look::NotLeader | Look::Fenced | Look::UnknownEpoch => return Err(LoadError::NotLeader),
-            Look::Tier { .. } => return Err(failed("the log's beginning is in the tier only")),
-            Look::Damaged(error) => return Err(failed(error)),
-            Look::OutOfRange | Look::Diverging { .. } => return Err(failed(format!("no offset {at}"))),
-        };
-        let mut bytes = Vec::with_capacity(read.bytes);
-        for slice in &read.slices {
-            bytes.extend(slice.read().map_err(failed)?);
-        }
-        let from = at;
-        for batch in Batches::new(&bytes) {
-            let (header, batch) = batch.map_err(failed)?;
-            let end = header.base_offset + i64::from(header.last_offset_delta) + 1;
-            if end > at {
-                *log_bytes += batch.len() as u64;
-                load_batch(groups, &header, batch, &mut scratch)?;
-                at = end;
-            }
-        }
-        if at == from {
-            return Err(failed(format!("a read at {at} gave nothing")));
-        }
-    }
-    Err(LoadError::NotLeader)
-}
-
-fn load_batch(
-    groups: &mut Groups,
-    header: &BatchHeader,
-    batch: &[u8],
-    scratch: &mut Vec<u8>,
-) -> Result<(), LoadError> {
-    if header.is_control() {
-        if header.is_transactional()
-            && let Control::End(marker) = read_control(header, batch).map_err(failed)?
-        {
-            groups.load_marker(header.producer_id, marker.commit);
-        }
-        return Ok(());
-    }
-    if !highwater_wire::batch::crc_matches(batch) {
-        return Err(failed(format!("the batch at {} is damaged", header.base_offset)));
-    }
-    let producer = header.is_transactional().then_some(header.producer_id);
-    let codec = header.codec().map_err(failed)?;
-    let section = match codec {
-        Codec::None => &batch[HEADER_BYTES..],
-        codec => {
-            let packed = &batch[HEADER_BYTES..];
-            decompress_into(codec, packed, GROUP_LOAD_BATCH_BYTES_MAX, scratch).map_err(failed)?;
-            &scratch[..]
-        }
-    };
-    let mut records = Records::new(section, header.record_count);
-    while let Some(record) = records.next().map_err(failed)? {
-        let Some(key) = record.key else { continue };
-        if let Err(damage) = groups.load_bytes(key, record.value, producer) {
-            let offset = header.base_offset + i64::from(record.offset_delta);
-            tracing::warn!(offset, "a record of a group cannot be read and is left out: {damage}");
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -200,10 +36,11 @@ mod tests {
     use highwater_groups::core::records::{Key, OffsetValue, Record, Value};
     use highwater_groups::core::settings::Settings;
     use highwater_groups::core::types::{Name, Topics};
-    use highwater_wire::{BatchBuilder, EndMarker, marker_batch};
+    use highwater_wire::{BatchBuilder, BatchHeader, Codec, EndMarker, marker_batch};
 
     use super::*;
     use crate::groups::batch::encode;
+    use crate::shards::load::take_batch as load_batch;
 
     fn name(text: &str) -> Name {
         Name::from(text)

@@ -9,8 +9,9 @@ use highwater_wire::kafka::messages::find_coordinator_response::Coordinator as A
 use highwater_wire::kafka::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use highwater_wire::kafka::protocol::StrBytes;
 
-use crate::groups::{self, Coordinator};
+use crate::groups;
 use crate::node::Node;
+use crate::shards::Coordinator;
 use crate::transactions;
 
 const GROUP: i8 = 0;

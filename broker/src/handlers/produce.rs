@@ -3,10 +3,12 @@
 //! A request takes effect where it is read, in the connection's task: each batch is judged without a lock,
 //! then appended under its partition's lock. The answer waits only where a batch does not count yet: for the
 //! other replicas in sync (acks=all), or for the disk. A request that begins a transaction in a partition
-//! waits for its coordinator's word first (`verify`), and the connection's later requests wait behind it.
+//! waits for its coordinator's word first (`verify`), one with delayed records for that of their shard
+//! (`delayed`), and the connection's later requests wait behind it.
 //! Errors are told per partition; who asked the wrong node is told who leads (KIP-951). Invariants: 3 (no
 //! acknowledgement before its batch counts), 14 (bytes as sent).
 
+mod delayed;
 mod verify;
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +32,7 @@ use super::topics::{
     current_leader, find_led, find_topic, leader_refusal_code, names_another_leader, unavailable_code,
 };
 use super::{Call, decode, encode, errors};
+use crate::core::delayed::AskRecord;
 use crate::metrics::RefusedKind;
 use crate::net::reply::{Answer, CloseReason, Reply};
 use crate::node::Node;
@@ -99,6 +102,8 @@ struct Judged {
     batch: AcceptedBatch,
     /// It begins a transaction here: the coordinator has to be asked first.
     ticket: Option<VerificationTicket>,
+    /// Records of it are to be delivered later: their shard has to be asked first.
+    delayed: Option<Vec<AskRecord>>,
 }
 
 /// What holds for all batches of a request.
@@ -106,6 +111,7 @@ struct Context<'a> {
     node: &'a Arc<Node>,
     version: i16,
     now_ms: i64,
+    acks: i16,
     is_transactional: bool,
     /// The whole request is refused, e.g. for its acks.
     refusal: Option<(i16, &'static str)>,
@@ -125,6 +131,7 @@ pub fn begin(call: Call<'_>) -> Answer {
         node: call.node,
         version: call.version,
         now_ms: call.node.now_ms(),
+        acks,
         is_transactional: request.transactional_id.is_some(),
         refusal,
         decompress_bytes: Cell::new(DECOMPRESSED_PER_REQUEST_BYTES_MAX),
@@ -156,6 +163,10 @@ pub fn begin(call: Call<'_>) -> Answer {
     {
         let head = verify::Head::of(&call, acks, timeout_ms, now_ms);
         return Answer::Alone(Box::pin(verify::verified(head, id.as_str().into(), response, judged)));
+    }
+    if judged.iter().any(|one| one.delayed.is_some()) {
+        let head = verify::Head::of(&call, acks, timeout_ms, now_ms);
+        return Answer::Alone(Box::pin(delayed::kept(head, response, judged)));
     }
     let (mut response, waits) = append_all(call.node, acks, now_ms, response, judged);
     name_leaders(&Asked { node: call.node, version: call.version }, &mut response);
@@ -199,11 +210,15 @@ fn judge_one(
             let text = "a batch of a transaction in a request without a transactional id";
             return Err(Refused::told(errors::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, text));
         }
-        let bumps_epoch = context.version >= verify::ADDS_SINCE;
+        let bumps_epoch = verify::VERSIONS.leave_adding(context.version);
         let drawn = partition.verification_ticket(&batch.header, bumps_epoch, context.now_ms);
         ticket = drawn.map_err(|unavailable| Refused::code(unavailable_code(&unavailable)))?;
     }
-    Ok(Judged { topic: topic_at, index, partition: partition.clone(), batch, ticket })
+    let delayed = match terms.config.delay_max_ms {
+        None => None,
+        Some(delay_max_ms) => delayed::judge(context, delay_max_ms, &batch)?,
+    };
+    Ok(Judged { topic: topic_at, index, partition: partition.clone(), batch, ticket, delayed })
 }
 
 /// Appends what was judged, in order, and notes where each batch is; what waits is left to wait for.

@@ -61,7 +61,7 @@ pub(super) async fn send(node: Arc<Node>, markers: Markers) -> MarkerAnswer {
         async move {
             let codes = match leader == node.settings.node_id {
                 true => write_here(&node, &marker, &partitions).await,
-                false => node.transactions.peers.write_markers(&node, leader, &marker, &partitions).await,
+                false => node.transactions.shared.write_markers(&node, leader, &marker, &partitions).await,
             };
             let outcome = |at: usize| codes.get(at).map_or(MarkerOutcome::Retry, |code| outcome_of(*code));
             let outcomes = partitions.into_iter().enumerate().map(|(at, p)| (p, outcome(at)));
@@ -149,6 +149,7 @@ pub(crate) fn code(refusal: &MarkerRefusal) -> i16 {
         }
         MarkerRefusal::Group(error) => error.code(),
         MarkerRefusal::Late => errors::REQUEST_TIMED_OUT,
+        MarkerRefusal::Past => errors::INVALID_PRODUCER_EPOCH,
         MarkerRefusal::Ack(_) | MarkerRefusal::Propose(_) => errors::NOT_LEADER_OR_FOLLOWER,
         MarkerRefusal::Defect(_) => errors::UNKNOWN_SERVER_ERROR,
     }
@@ -165,6 +166,7 @@ mod tests {
         let sequence = |refusal| MarkerRefusal::Append(AppendRefusal::Sequence(refusal));
         let stale = sequence(SequenceRefusal::StaleEpoch { producer_id: 1, given: 2, current: 3 });
         assert_eq!(outcome_of(code(&stale)), MarkerOutcome::StaleEpoch);
+        assert_eq!(outcome_of(code(&MarkerRefusal::Past)), MarkerOutcome::StaleEpoch);
         let fenced = sequence(SequenceRefusal::CoordinatorFenced { producer_id: 1, given: 2, current: 3 });
         assert_eq!(outcome_of(code(&fenced)), MarkerOutcome::CoordinatorFenced);
         let fenced = SequenceRefusal::CoordinatorFenced { producer_id: 1, given: 2, current: 3 };

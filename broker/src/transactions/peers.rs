@@ -35,7 +35,7 @@ enum Purpose {
 
 /// A connection to each peer that was called, for each purpose, with the address that it was made for.
 #[derive(Default)]
-pub(super) struct Peers {
+pub struct Peers {
     open: Mutex<BTreeMap<(NodeId, Purpose), (String, Channel)>>,
 }
 
@@ -207,8 +207,8 @@ impl Transactions for TransactionsService {
     async fn write_markers(&self, request: Request<MarkersRequest>) -> Result<Response<CodesAnswer>, Status> {
         let asked = request.into_inner();
         let node = self.node(&asked.cluster_id)?;
-        if asked.producer_id < 0 {
-            return Err(Status::invalid_argument("a producer id that nobody has"));
+        if asked.producer_id < 0 || asked.coordinator_epoch < 0 {
+            return Err(Status::invalid_argument("a producer or coordinator that nobody has"));
         }
         let marker = Marker {
             producer_id: asked.producer_id,

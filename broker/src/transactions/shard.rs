@@ -5,208 +5,135 @@
 //! task cannot know, such as an append that leadership was lost over, ends the shard: another is loaded from
 //! what is committed. Invariants: 3, 6, 16.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use highwater_groups::core::txn::{
-    AppendFailure, Coordinator, Effect, MarkerAnswer, Markers, Reply, RequestId, TxnRecord, WriteId,
+    AppendFailure, Coordinator, Effect, Loader, MarkerAnswer, Markers, Reply, RequestId, RewritePart,
+    TxnRecord, WriteId,
 };
 use highwater_groups::core::types::Name;
-use highwater_model::limits::{
-    TXN_APPENDS_PENDING_MAX, TXN_RELOAD_PAUSE, TXN_RELOAD_PAUSE_MAX, TXN_ROUNDS_PENDING_MAX,
-};
+use highwater_model::limits::{SHARD_REWRITE_BATCH_BYTES, SHARD_REWRITE_PART_BYTES, TXN_ROUNDS_PENDING_MAX};
 use highwater_wire::batch::BatchError;
-use highwater_wire::{AcceptedBatch, BatchBuilder, BatchHeader, Codec, HEADER_BYTES};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::load::{LoadError, load};
-use super::{Message, Request, Shard, markers, txn_settings};
+use super::{Message, OfTransactions, Request, markers, txn_settings};
 use crate::core::replica::LeaderRefusal;
 use crate::node::Node;
-use crate::partition::{AckFailure, AppendRefusal, Partition};
-use crate::raft::ProposeRefusal;
+use crate::partition::AppendRefusal;
 use crate::replica::Origin;
-
-/// What the task works with as long as it lives.
-pub(super) struct Task {
-    pub node: Arc<Node>,
-    pub partition: Arc<Partition>,
-    pub shard: Arc<Shard>,
-    pub messages: mpsc::Receiver<Message>,
-    pub stop: watch::Receiver<bool>,
-}
-
-/// Why a shard serves no longer.
-#[derive(Debug)]
-enum End {
-    /// Another leads, or the node stops.
-    Stop,
-    /// What is committed is not known any more, or a newer coordinator was met: load it anew.
-    Reload,
-}
-
-/// An append on its way.
-struct Pending {
-    write: WriteId,
-    committed: BoxFuture<'static, Result<Result<(), AppendFailure>, End>>,
-}
+use crate::shards::{
+    End, Fate, Kind, LoadError, Rewriter, Serve, Shard, ShardLog, SteadyClock, Task, Todo, batch, sleep_until,
+};
 
 /// A loaded shard.
-struct Loaded {
+pub struct Loaded {
     node: Arc<Node>,
-    partition: Arc<Partition>,
-    shard: Arc<Shard>,
+    shard: Arc<Shard<OfTransactions>>,
     coordinator: Coordinator,
     clock: SteadyClock,
     asked: HashMap<RequestId, oneshot::Sender<Reply>>,
     next_request: RequestId,
-    pending: VecDeque<Pending>,
+    /// With each append the write that it is; none for a record of a pass.
+    log: ShardLog<Option<WriteId>>,
+    rewriter: Rewriter,
     rounds: JoinSet<MarkerAnswer>,
     /// Rounds that wait for others to end, the newest of each transactional id.
     waiting: BTreeMap<Name, Markers>,
     effects: Vec<Effect>,
 }
 
-/// Unix milliseconds that never jump: the wall clock's once, then a monotonic clock's.
-#[derive(Clone, Copy)]
-struct SteadyClock {
-    began_ms: i64,
-    began: Instant,
+/// Reads the shard's log and makes of it what serves.
+pub(super) async fn load(task: &mut Task<OfTransactions>) -> Result<Loaded, LoadError> {
+    let (began, clock) = (Instant::now(), task.clock);
+    let (loader, bytes) = task.read(Loader::default()).await?;
+    let mut effects = Vec::new();
+    let settings = txn_settings(&task.node.settings);
+    let coordinator = loader.finish(settings, task.shard.epoch, clock.now_ms(), &mut effects);
+    let bytes_min = task.node.settings.transaction_state_topic_rewrite_bytes;
+    let rewriter = Rewriter::new(OfTransactions::HOLDS, bytes, coordinator.live_bytes(), bytes_min);
+    let mut loaded = Loaded {
+        node: task.node.clone(),
+        shard: task.shard.clone(),
+        coordinator,
+        clock,
+        asked: HashMap::new(),
+        next_request: 0,
+        log: task.log(),
+        rewriter,
+        rounds: JoinSet::new(),
+        waiting: BTreeMap::new(),
+        effects,
+    };
+    if loaded.carry_out().is_err() {
+        return Err(LoadError::failed("what the load has to write cannot be appended"));
+    }
+    let (ids, ms) = (loaded.coordinator.len(), began.elapsed().as_millis());
+    tracing::debug!(partition = task.shard.partition, ids, bytes, ms, "transactions loaded");
+    Ok(loaded)
 }
 
-impl SteadyClock {
-    fn now_ms(&self) -> i64 {
-        self.began_ms.saturating_add(i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX))
-    }
-
-    fn at(&self, due_ms: i64) -> Instant {
-        // Never beyond what a timer can hold: it is looked at again.
-        let ms = u64::try_from(due_ms.saturating_sub(self.began_ms)).unwrap_or(0);
-        let wait = Duration::from_millis(ms).min(self.began.elapsed() + Duration::from_secs(3_600));
-        self.began + wait
-    }
-}
-
-/// Loads and serves the shard until it is told to stop.
-pub(super) async fn run(mut task: Task) {
-    let clock = SteadyClock { began_ms: task.node.now_ms(), began: Instant::now() };
-    let mut pause = TXN_RELOAD_PAUSE;
-    loop {
-        let partition = task.shard.partition;
-        let end = match task.load(clock).await {
-            Ok(mut loaded) => {
-                task.shard.is_loaded.store(true, Ordering::Release);
-                let end = loaded.serve(&mut task).await;
-                task.shard.is_loaded.store(false, Ordering::Release);
-                if !loaded.coordinator.is_fenced() {
-                    pause = TXN_RELOAD_PAUSE;
-                }
-                loaded.give_up();
-                end
-            }
-            Err(LoadError::NotLeader) => End::Stop,
-            Err(LoadError::Failed(error)) => {
-                tracing::error!(partition, "transactions cannot be loaded: {error}; it is tried again");
-                End::Reload
-            }
-        };
-        task.refuse_queued();
-        if matches!(end, End::Stop) || *task.stop.borrow() {
-            break;
-        }
-        task.node.metrics.transaction_reloads.inc();
-        let mut stop = task.stop.clone();
-        let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await; // a pause
-        pause = (pause * 2).min(TXN_RELOAD_PAUSE_MAX);
-    }
-    // It may be asked still, until another shard stands in its place.
-    task.messages.close();
-    task.refuse_queued();
-}
-
-impl Task {
-    /// Who waits in the queue is told so by its own end of the channel.
-    fn refuse_queued(&mut self) {
-        while let Ok(message) = self.messages.try_recv() {
-            drop(message);
-        }
-    }
-
-    async fn load(&mut self, clock: SteadyClock) -> Result<Loaded, LoadError> {
-        let began = Instant::now();
-        let is_given_up = Arc::new(AtomicBool::new(false));
-        let mut stop = self.stop.clone();
-        let loader = tokio::select! {
-            loaded = load(&self.partition, self.shard.epoch, &is_given_up) => loaded?,
-            _ = stop.wait_for(|stop| *stop) => {
-                is_given_up.store(true, Ordering::Relaxed);
-                return Err(LoadError::NotLeader);
-            }
-        };
-        let mut effects = Vec::new();
-        let settings = txn_settings(&self.node.settings);
-        let coordinator = loader.finish(settings, self.shard.epoch, clock.now_ms(), &mut effects);
-        let mut loaded = Loaded {
-            node: self.node.clone(),
-            partition: self.partition.clone(),
-            shard: self.shard.clone(),
-            coordinator,
-            clock,
-            asked: HashMap::new(),
-            next_request: 0,
-            pending: VecDeque::new(),
-            rounds: JoinSet::new(),
-            waiting: BTreeMap::new(),
-            effects,
-        };
-        if loaded.carry_out().is_err() {
-            return Err(LoadError::Failed("what the load has to write cannot be appended".into()));
-        }
-        let (ids, ms) = (loaded.coordinator.len(), began.elapsed().as_millis());
-        tracing::debug!(partition = self.shard.partition, ids, ms, "transactions loaded");
-        Ok(loaded)
-    }
-}
-
-impl Loaded {
-    async fn serve(&mut self, task: &mut Task) -> End {
+impl Serve<OfTransactions> for Loaded {
+    async fn serve(&mut self, task: &mut Task<OfTransactions>) -> End {
         loop {
-            let has_room = self.pending.len() < TXN_APPENDS_PENDING_MAX;
+            let has_room = self.log.has_room();
             let tick_at = self.coordinator.next_due().map(|due| self.clock.at(due));
+            let rewrite_at = self.rewriter.due;
             let outcome = tokio::select! {
                 _ = task.stop.wait_for(|stop| *stop) => Err(End::Stop),
-                (write, committed) = front(&mut self.pending) => self.committed(write, committed),
+                (write, fate) = self.log.next() => self.settled(write, fate),
                 Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => self.marked(round),
                 message = task.messages.recv(), if has_room => match message {
                     Some(message) => self.take(message),
                     None => Err(End::Stop),
                 },
-                () = sleep(tick_at), if has_room => {
+                () = sleep_until(tick_at), if has_room => {
                     self.coordinator.tick(self.clock.now_ms(), &mut self.effects);
                     self.carry_out()
                 }
+                () = sleep_until(rewrite_at), if has_room => self.rewrite_on(),
+                raised = self.rewriter.raised() => {
+                    if self.rewriter.settle(self.shard.partition, raised) {
+                        self.node.metrics.transaction_rewrites.inc();
+                    }
+                    Ok(())
+                }
             };
-            self.shard.ids.store(self.coordinator.len() as u64, Ordering::Relaxed);
+            self.shard.counts.store(self.coordinator.len() as u64, Ordering::Relaxed);
             if let Err(end) = outcome {
                 return end;
             }
             if self.coordinator.is_fenced() {
-                tracing::warn!(
-                    partition = self.shard.partition,
-                    epoch = self.shard.epoch,
-                    "a newer coordinator of these transactions was met"
-                );
+                let (partition, epoch) = (self.shard.partition, self.shard.epoch);
+                tracing::warn!(partition, epoch, "a newer coordinator of these transactions was met");
                 return End::Reload;
             }
         }
     }
 
+    fn has_served(&self) -> bool {
+        !self.coordinator.is_fenced()
+    }
+
+    fn give_up(self) {
+        let Loaded { coordinator, mut asked, shard, .. } = self;
+        let mut effects = Vec::new();
+        coordinator.resign(&mut effects);
+        for effect in effects {
+            if let Effect::Reply { request, reply } = effect
+                && let Some(asked) = asked.remove(&request)
+            {
+                let _ = asked.send(reply); // who asked may be gone
+            }
+        }
+        shard.counts.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Loaded {
     fn take(&mut self, message: Message) -> Result<(), End> {
         let now = self.clock.now_ms();
         let (request, answer) = match message {
@@ -232,13 +159,17 @@ impl Loaded {
         self.carry_out()
     }
 
-    fn committed(
-        &mut self,
-        write: WriteId,
-        outcome: Result<Result<(), AppendFailure>, End>,
-    ) -> Result<(), End> {
-        self.pending.pop_front();
-        self.coordinator.appended(self.clock.now_ms(), write, outcome?, &mut self.effects);
+    fn settled(&mut self, write: Option<WriteId>, fate: Result<Fate, End>) -> Result<(), End> {
+        let outcome = match (fate?, write) {
+            (Fate::Committed, _) => Ok(()),
+            (Fate::Refused, Some(_)) => Err(AppendFailure::Unavailable),
+            (Fate::Refused, None) => {
+                self.rewriter.abandon();
+                return Ok(());
+            }
+        };
+        let Some(write) = write else { return Ok(()) };
+        self.coordinator.appended(self.clock.now_ms(), write, outcome, &mut self.effects);
         self.carry_out()
     }
 
@@ -279,47 +210,21 @@ impl Loaded {
     }
 
     fn append(&mut self, write: WriteId, record: &TxnRecord) -> Result<(), End> {
-        let now_ms = self.node.now_ms();
-        let (partition, epoch) = (self.partition.clone(), self.shard.epoch);
-        let batch = encode(record, now_ms).map_err(|error| {
-            tracing::error!(partition = self.shard.partition, "a record cannot be read back: {error}");
-            End::Reload
-        })?;
-        let appended = match (&partition.terms().raft, self.node.disk.is_full()) {
-            (_, true) => Err(AppendRefusal::DiskFull),
-            (Some(raft), false) => {
-                let origin = Origin::Coordinator(None);
-                let proposed = partition.propose_as(&self.node, raft, &batch, origin, true);
-                proposed.map(|proposal| {
-                    let partition = partition.clone();
-                    let committed: BoxFuture<'static, _> = Box::pin(async move {
-                        match proposal.outcome().await {
-                            // A proposal cannot name its term; one that waited may have come into another.
-                            Ok(appended) if partition.epoch_at(appended.base_offset) == epoch => Ok(Ok(())),
-                            Err(ProposeRefusal::NoMajority) => Ok(Err(AppendFailure::Unavailable)),
-                            Ok(_) | Err(_) => Err(End::Reload),
-                        }
-                    });
-                    Some(committed)
-                })
+        let record = (record.key.clone(), record.value.clone());
+        let batch = batch::encode(std::iter::once(record), None, self.node.now_ms());
+        let batch = batch.map_err(|error| self.cannot_encode(&error))?;
+        let appended = match self.node.disk.is_full() {
+            true => {
+                self.log.partition().refused_for_room(self.node.now_ms());
+                Err(AppendRefusal::DiskFull)
             }
-            (None, false) => {
-                let appended = partition.append_in(&self.node, &batch, true, now_ms, Some(epoch));
-                appended.map(|appended| {
-                    let (wait, partition) = (appended.waits?, partition.clone());
-                    let committed: BoxFuture<'static, _> = Box::pin(async move {
-                        match partition.wait_acked(&wait).await {
-                            // Committed is committed, with however few replicas.
-                            Ok(()) | Err(AckFailure::NotEnoughReplicas) => Ok(Ok(())),
-                            Err(AckFailure::NotLeader | AckFailure::Unavailable(_)) => Err(End::Stop),
-                        }
-                    });
-                    Some(committed)
-                })
-            }
+            false => self.log.append(&batch, Origin::Coordinator(None)),
         };
+        if appended.is_ok() {
+            self.rewriter.appended(batch.bytes.len());
+        }
         match appended {
-            Ok(Some(committed)) => self.pending.push_back(Pending { write, committed }),
+            Ok(Some(committing)) => self.log.push(Some(write), committing),
             Ok(None) => self.coordinator.appended(self.clock.now_ms(), write, Ok(()), &mut self.effects),
             Err(refusal) => {
                 tracing::debug!(partition = self.shard.partition, "a record is not appended: {refusal}");
@@ -329,20 +234,34 @@ impl Loaded {
         }
         Ok(())
     }
+}
 
-    /// Everybody who waits is told that this is over.
-    fn give_up(self) {
-        let Loaded { coordinator, mut asked, shard, .. } = self;
-        let mut effects = Vec::new();
-        coordinator.resign(&mut effects);
-        for effect in effects {
-            if let Effect::Reply { request, reply } = effect
-                && let Some(asked) = asked.remove(&request)
-            {
-                let _ = asked.send(reply); // who asked may be gone
+impl Loaded {
+    /// The next thing to be done for the log's size.
+    fn rewrite_on(&mut self) -> Result<(), End> {
+        match self.rewriter.on(&self.log)? {
+            Todo::Nothing => {}
+            Todo::Begin => self.coordinator.begin_rewrite(),
+            Todo::Part => {
+                let RewritePart { records, is_last } = self.coordinator.rewrite(SHARD_REWRITE_PART_BYTES);
+                // A part without records waits until a change is settled.
+                let waits = records.is_empty() && !is_last;
+                let records = records.into_iter().map(|record| (record.key, record.value));
+                let batches = batch::encode_all(records, SHARD_REWRITE_BATCH_BYTES, self.node.now_ms());
+                let batches = batches.map_err(|error| self.cannot_encode(&error))?;
+                let written = self.rewriter.write(&mut self.log, &batches, (waits, is_last), || None);
+                if let Err(refusal) = written {
+                    let partition = self.shard.partition;
+                    tracing::warn!(partition, "transactions are not written again: {refusal}");
+                }
             }
         }
-        shard.ids.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn cannot_encode(&self, error: &BatchError) -> End {
+        tracing::error!(partition = self.shard.partition, "a record cannot be read back: {error}");
+        End::Reload
     }
 }
 
@@ -355,29 +274,5 @@ fn failure(refusal: &AppendRefusal) -> AppendFailure {
         | AppendRefusal::Storage(_) => AppendFailure::Unavailable,
         AppendRefusal::Leader(_) => AppendFailure::NotLeader,
         AppendRefusal::Sequence(_) => AppendFailure::Refused,
-    }
-}
-
-fn encode(record: &TxnRecord, now_ms: i64) -> Result<AcceptedBatch, BatchError> {
-    let mut builder = BatchBuilder::new(Codec::None);
-    builder.push(now_ms, Some(&record.key), record.value.as_deref(), &[]);
-    let bytes: Bytes = builder.build();
-    let header = BatchHeader::parse(&bytes)?;
-    let records_bytes = bytes.len() - HEADER_BYTES;
-    Ok(AcceptedBatch { header, bytes, offset_delta_of_max_timestamp: 0, records_bytes })
-}
-
-/// Waits for the first append on its way; for ever if there is none.
-async fn front(pending: &mut VecDeque<Pending>) -> (WriteId, Result<Result<(), AppendFailure>, End>) {
-    match pending.front_mut() {
-        Some(pending) => (pending.write, pending.committed.as_mut().await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until).await,
-        None => std::future::pending().await,
     }
 }

@@ -43,6 +43,7 @@ mod init;
 mod load;
 mod markers;
 mod records;
+mod rewrite;
 mod transaction;
 mod types;
 
@@ -50,6 +51,7 @@ pub use admin::{Described, Listed, ListedTransaction, Listing};
 pub use coordinator::{AddPartitions, Coordinator, EndTxn, InitProducerId};
 pub use load::Loader;
 pub use records::{decode_key, decode_value, encode_key, encode_value};
+pub use rewrite::RewritePart;
 pub use transaction::Transaction;
 pub use types::{
     AppendFailure, ClientVersion, Effect, MarkerAnswer, MarkerOutcome, Markers, Producer, Reply, RequestId,

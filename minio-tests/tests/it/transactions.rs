@@ -54,6 +54,8 @@ fn what_goes_in_comes_out_once_though_brokers_are_killed() {
             spec.flag("group-initial-rebalance-delay-ms", "500ms")
                 .flag("offsets-topic-num-partitions", "6")
                 .flag("transaction-state-topic-num-partitions", "6")
+                // The log of the coordinators is written anew again and again meanwhile.
+                .flag("transaction-state-topic-rewrite-bytes", "16KiB")
         })
         .collect();
     let mut nodes: Vec<Highwater> = specs.iter().map(Spec::spawn).collect();
@@ -81,6 +83,9 @@ fn what_goes_in_comes_out_once_though_brokers_are_killed() {
         step(format!("{name}: {seen}"));
         assert!(seen["records"].as_u64().is_some_and(|records| records > 1_000), "{seen}");
     }
+    let rewrites: f64 =
+        nodes.iter().map(|node| node.metric("highwater_transaction_rewrites_total", "")).sum();
+    step(format!("the coordinators' log was written anew {rewrites} times"));
     for node in nodes {
         node.stop();
     }

@@ -43,36 +43,10 @@ pub const GROUP_REGEX_REFRESH_MS_MIN: i64 = 10_000;
 pub const GROUP_ASSIGN_AT_ONCE_MEMBERS_MAX: usize = 100;
 /// How long a new member may wait in its first join, in milliseconds (Kafka's own).
 pub const GROUP_NEW_MEMBER_JOIN_MS_MAX: i64 = 5 * 60 * 1_000;
-/// Requests that wait for one shard of groups; the next one waits on its connection.
-pub const GROUP_REQUESTS_PER_SHARD_MAX: usize = 1_024;
-/// Appends of one shard that are not yet committed; requests wait above it.
-pub const GROUP_APPENDS_PENDING_MAX: usize = 1_024;
-/// Bytes of the log that a shard reads at a time while it is loaded; one batch may be larger.
-pub const GROUP_LOAD_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of the records of one batch, decompressed, that a shard loads.
 pub const GROUP_LOAD_BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Pause before a load that failed is tried again, and before a step is tried again whose partition takes no
-/// writes for now.
-pub const GROUP_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
-/// See [`GROUP_RETRY_PAUSE`]: it doubles with each load that fails, up to this.
-pub const GROUP_RETRY_PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
-/// Changes of topics and of leaders are gathered for so long before the shards follow them.
-pub const GROUP_FOLLOW_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// How often a shard counts its groups for the metrics, while something happens in it.
 pub const GROUP_COUNT_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Groups that one DescribeGroups, DeleteGroups, ConsumerGroupDescribe or OffsetFetch request is
 /// answered for.
 pub const GROUPS_PER_REQUEST_MAX: usize = 10_000;
-/// Bytes of a segment of `__consumer_offsets` (Kafka's `offsets.topic.segment.bytes`).
-pub const OFFSETS_TOPIC_SEGMENT_BYTES: usize = 100 * 1024 * 1024;
-/// How many times what counts of it a shard's log holds before it is written once more.
-pub const GROUP_REWRITE_FACTOR: u64 = 4;
-/// Bytes, about, that a shard writes at a time when it writes its state once more; one group may take more.
-pub const GROUP_REWRITE_PART_BYTES: usize = 512 * 1024;
-/// Bytes, about, of one batch of it; one record may take more.
-pub const GROUP_REWRITE_BATCH_BYTES: usize = 1024 * 1024;
-/// Pause between two parts of it, so that requests have the larger share.
-pub const GROUP_REWRITE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
-/// How long `__consumer_offsets`, once wanted, waits for the brokers of a cluster that is being formed, so
-/// that it does not get too few replicas for good.
-pub const GROUP_BROKERS_WAIT: std::time::Duration = std::time::Duration::from_secs(30);

@@ -24,22 +24,10 @@ pub const TXN_PATTERN_BYTES_MAX: usize = 1024 * 1024;
 
 // --- broker: the transaction coordinator's shell ---
 
-/// Requests that wait for one shard of transactions; the next one waits on its connection.
-pub const TXN_REQUESTS_PER_SHARD_MAX: usize = 1_024;
-/// Appends of one shard that are not yet committed; requests wait above it.
-pub const TXN_APPENDS_PENDING_MAX: usize = 1_024;
 /// Rounds of markers of one shard that are on their way at a time; the others wait their turn.
 pub const TXN_ROUNDS_PENDING_MAX: usize = 256;
-/// Bytes of the log that a shard reads at a time while it is loaded; one batch may be larger.
-pub const TXN_LOAD_CHUNK_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of the records of one batch, decompressed, that a shard loads.
 pub const TXN_LOAD_BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Pause before a load that failed is tried again; it doubles each time.
-pub const TXN_RELOAD_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
-/// See [`TXN_RELOAD_PAUSE`].
-pub const TXN_RELOAD_PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
-/// Changes of leaders are gathered for so long before the shards follow them.
-pub const TXN_FOLLOW_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
 /// A marker that is not committed for so long is answered as late; the coordinator sends it again.
 pub const TXN_MARKER_COMMIT_MAX: std::time::Duration = std::time::Duration::from_secs(20);
 /// How long a produce request waits for the coordinator's word on its transaction.
@@ -48,8 +36,6 @@ pub const TXN_VERIFY_WAIT_MAX: std::time::Duration = std::time::Duration::from_s
 pub const TXN_MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Transactional ids in one DescribeTransactions; those beyond are refused.
 pub const TXN_DESCRIBED_MAX: usize = 1_000;
-/// Segments of `__transaction_state`, in bytes (Kafka's `transaction.state.log.segment.bytes`).
-pub const TXN_STATE_SEGMENT_BYTES: u64 = 100 * 1024 * 1024;
 
 // --- log: transactions of one partition ---
 

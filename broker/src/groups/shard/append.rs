@@ -2,10 +2,8 @@
 //! the shard's leader epoch, and is one entry in the queue of those that are not committed yet.
 //! Invariants: 3, 6.
 
-use std::collections::VecDeque;
 use std::fmt::Display;
 
-use futures::future::BoxFuture;
 use highwater_groups::core::error::GroupError;
 use highwater_groups::core::records::Record;
 use highwater_groups::core::request::{Event, Request};
@@ -14,26 +12,14 @@ use highwater_model::ProducerId;
 use highwater_wire::{AcceptedBatch, HEADER_BYTES};
 use tokio::sync::oneshot;
 
-use super::{End, Loaded, Release, batch};
-use crate::partition::{AckFailure, AckWait, AppendRefusal, Marker, MarkerAppend, MarkerRefusal, Proposal};
+use super::{Loaded, batch};
+use crate::partition::{AppendRefusal, Marker, MarkerRefusal};
 use crate::replica::Origin;
+use crate::shards::batch::header_of;
+use crate::shards::{Committing, End};
 
 /// About how many bytes the record of a marker takes.
 const MARKER_RECORD_BYTES: usize = 17;
-
-/// An append on its way, and the answers behind it.
-pub(super) struct Pending {
-    pub committed: BoxFuture<'static, Result<(), End>>,
-    pub answers: Vec<Release>,
-}
-
-/// Waits for the first append on its way; for ever if there is none.
-pub(super) async fn front(pending: &mut VecDeque<Pending>) -> Result<(), End> {
-    match pending.front_mut() {
-        Some(pending) => pending.committed.as_mut().await,
-        None => std::future::pending().await,
-    }
-}
 
 /// What a producer is told that may not write here.
 fn producer_error(refusal: &SequenceRefusal) -> GroupError {
@@ -55,7 +41,7 @@ impl Loaded {
         shown: Option<VerificationTicket>,
     ) -> Result<(), GroupError> {
         let Request::CommitTransactionOffsets(commit) = request else { return Ok(()) };
-        let header = batch::header_of(commit.producer_id, commit.producer_epoch);
+        let header = header_of(commit.producer_id, commit.producer_epoch);
         let header = header.map_err(|error| {
             tracing::error!(partition = self.shard.partition, "a batch cannot be read back: {error}");
             GroupError::UnknownServerError
@@ -80,7 +66,7 @@ impl Loaded {
         End::Reload
     }
 
-    fn refused(&self, refusal: &AppendRefusal) -> End {
+    pub(super) fn refused(&self, refusal: &AppendRefusal) -> End {
         let partition = self.shard.partition;
         tracing::warn!(partition, "records of groups cannot be appended: {refusal}; they are loaded anew");
         End::Reload
@@ -92,19 +78,9 @@ impl Loaded {
         shown: Option<VerificationTicket>,
     ) -> Result<(), End> {
         self.rewriter.appended(batch.bytes.len());
-        let origin = Origin::Coordinator(shown);
-        if let Some(raft) = &self.partition.terms().raft {
-            let proposed = self.partition.propose_as(&self.node, raft, batch, origin, true);
-            let proposal = proposed.map_err(|refusal| self.refused(&refusal))?;
-            self.push_proposal(proposal);
-            return Ok(());
-        }
-        let (now_ms, epoch) = (self.node.now_ms(), Some(self.shard.epoch));
-        let appended = self.partition.append_as(&self.node, batch, origin, true, now_ms, epoch);
-        let appended = appended.map_err(|refusal| self.refused(&refusal))?;
-        if let Some(wait) = appended.waits {
-            self.push_wait(wait);
-        }
+        let appended = self.log.append(batch, Origin::Coordinator(shown));
+        let committing = appended.map_err(|refusal| self.refused(&refusal))?;
+        self.push(committing);
         Ok(())
     }
 
@@ -120,17 +96,15 @@ impl Loaded {
             Err(refusal) => Err(AppendRefusal::Sequence(refusal).into()),
         };
         match appended {
-            // Nothing of it is in the log.
+            // Nothing of it is in the log. What it was refused for, such as itself, may not be committed yet.
             Err(refusal) => {
-                let _ = answer.send(Err(refusal)); // who asked may be gone
+                self.answer(Box::new(move |outcome: Result<(), GroupError>| {
+                    let told = outcome.map_err(MarkerRefusal::from).and(Err(refusal));
+                    let _ = answer.send(told); // who asked may be gone
+                }));
                 return Ok(());
             }
-            Ok(MarkerAppend::Proposed(proposal)) => self.push_proposal(proposal),
-            Ok(MarkerAppend::Appended(appended)) => {
-                if let Some(wait) = appended.waits {
-                    self.push_wait(wait);
-                }
-            }
+            Ok(append) => self.push(self.log.marker(append)),
         }
         self.rewriter.appended(HEADER_BYTES + MARKER_RECORD_BYTES);
         self.answer(Box::new(move |outcome: Result<(), GroupError>| {
@@ -140,30 +114,10 @@ impl Loaded {
         self.step(Event::TransactionEnded { producer_id, is_commit }, None)
     }
 
-    fn push(&mut self, committed: BoxFuture<'static, Result<(), End>>) {
-        self.appended += 1;
-        self.pending.push_back(Pending { committed, answers: Vec::new() });
-    }
-
-    fn push_proposal(&mut self, proposal: Proposal) {
-        let (partition, epoch) = (self.partition.clone(), self.shard.epoch);
-        self.push(Box::pin(async move {
-            match proposal.outcome().await {
-                // A proposal cannot name its term; one that waited may have come into another.
-                Ok(appended) if partition.epoch_at(appended.base_offset) == epoch => Ok(()),
-                Ok(_) | Err(_) => Err(End::Reload),
-            }
-        }));
-    }
-
-    fn push_wait(&mut self, wait: AckWait) {
-        let partition = self.partition.clone();
-        self.push(Box::pin(async move {
-            match partition.wait_acked(&wait).await {
-                // Committed is committed, with however few replicas.
-                Ok(()) | Err(AckFailure::NotEnoughReplicas) => Ok(()),
-                Err(AckFailure::NotLeader | AckFailure::Unavailable(_)) => Err(End::Stop),
-            }
-        }));
+    /// What is not committed at once has a place for the answers that wait for it.
+    fn push(&mut self, committing: Option<Committing>) {
+        if let Some(committing) = committing {
+            self.log.push(Vec::new(), committing);
+        }
     }
 }

@@ -19,6 +19,7 @@ use highwater_wire::kafka::messages::offset_delete_response::{
 use highwater_wire::kafka::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use highwater_wire::kafka::messages::offset_fetch_response::*;
 use highwater_wire::kafka::messages::*;
+use highwater_wire::kafka::protocol::StrBytes;
 
 use super::{MISMATCH, maybe_name, name, text};
 use crate::groups::{call, read};
@@ -36,10 +37,7 @@ const GROUP_ERROR_SINCE: i16 = 2;
 const LEADER_EPOCH_SINCE: i16 = 5;
 
 /// The id of each partition's topic, if it has that partition.
-pub(in crate::handlers) fn find<'a>(
-    node: &Node,
-    wanted: impl Iterator<Item = (&'a str, i32)>,
-) -> Vec<Result<TopicId, GroupError>> {
+fn find<'a>(node: &Node, wanted: impl Iterator<Item = (&'a str, i32)>) -> Vec<Result<TopicId, GroupError>> {
     node.coordinator.with_state(|state| {
         let one = |(name, partition)| {
             let topic = state.topic_by_name(name)?;
@@ -49,33 +47,56 @@ pub(in crate::handlers) fn find<'a>(
     })
 }
 
+/// An offset that a client wants committed.
+pub(in crate::handlers) struct Wanted<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+    pub leader_epoch: i32,
+    pub metadata: Option<&'a StrBytes>,
+}
+
+/// For each partition in order: refused here, or judged by the group, which gets the second list.
+pub(in crate::handlers) fn judge<'a>(
+    node: &Node,
+    wanted: impl Iterator<Item = Wanted<'a>> + Clone,
+) -> (Vec<Result<TopicId, GroupError>>, Vec<CommitOffset>) {
+    let judged = find(node, wanted.clone().map(|one| (one.topic, one.partition)));
+    let mut offsets: Vec<CommitOffset> = Vec::with_capacity(judged.len());
+    for (one, found) in wanted.zip(&judged) {
+        let Ok(topic_id) = found else { continue };
+        let topic = match offsets.last() {
+            Some(last) if *last.topic == *one.topic => last.topic.clone(),
+            _ => Name::from(one.topic),
+        };
+        offsets.push(CommitOffset {
+            topic,
+            topic_id: Some(*topic_id),
+            partition: one.partition,
+            offset: one.offset,
+            leader_epoch: one.leader_epoch,
+            metadata: Name::from(one.metadata.map_or("", StrBytes::as_str)),
+        });
+    }
+    (judged, offsets)
+}
+
 pub async fn commit(
     node: &Arc<Node>,
     client: Client,
     version: i16,
     request: OffsetCommitRequest,
 ) -> OffsetCommitResponse {
-    let mut offsets = Vec::new();
     let wanted = request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
+        topic.partitions.iter().map(|partition| Wanted {
+            topic: topic.name.as_str(),
+            partition: partition.partition_index,
+            offset: partition.committed_offset,
+            leader_epoch: partition.committed_leader_epoch,
+            metadata: partition.committed_metadata.as_ref(),
+        })
     });
-    // For each partition in order: refused here, or judged by the group.
-    let judged = find(node, wanted);
-    let mut found = judged.iter();
-    for topic in &request.topics {
-        let topic_name = name(&topic.name.0);
-        for partition in &topic.partitions {
-            let Some(Ok(topic_id)) = found.next() else { continue };
-            offsets.push(CommitOffset {
-                topic: topic_name.clone(),
-                topic_id: Some(*topic_id),
-                partition: partition.partition_index,
-                offset: partition.committed_offset,
-                leader_epoch: partition.committed_leader_epoch,
-                metadata: maybe_name(partition.committed_metadata.as_ref()).unwrap_or_else(|| Name::from("")),
-            });
-        }
-    }
+    let (judged, offsets) = judge(node, wanted);
     let group = name(&request.group_id.0);
     let commit = CommitOffsets {
         group: group.clone(),

@@ -17,25 +17,25 @@ use highwater_wire::kafka::messages::ProduceResponse;
 use highwater_wire::kafka::messages::produce_response::PartitionProduceResponse;
 
 use super::{Asked, Judged, Refused, append_all, name_leaders, refused_response, wait_for_acks};
+use crate::handlers::transactions::Versions;
 use crate::handlers::{Call, encode, errors};
 use crate::net::reply::{CloseReason, Reply};
 use crate::node::Node;
 use crate::transactions::{self, Asking};
 
-/// First version whose clients leave it to brokers to add partitions to a transaction.
-pub(super) const ADDS_SINCE: i16 = 12;
-/// First version whose clients know TRANSACTION_ABORTABLE.
-const ABORTABLE_SINCE: i16 = 11;
+/// What clients know; what may pass is told in a way that they try again without looking for another leader.
+pub(super) const VERSIONS: Versions =
+    Versions { add_since: 12, abortable_since: 11, again: errors::NOT_ENOUGH_REPLICAS };
 
 /// What is known of the request.
 pub(super) struct Head {
-    node: Arc<Node>,
-    api_key: i16,
-    version: i16,
-    correlation_id: i32,
-    acks: i16,
-    timeout: Duration,
-    now_ms: i64,
+    pub(super) node: Arc<Node>,
+    pub(super) api_key: i16,
+    pub(super) version: i16,
+    pub(super) correlation_id: i32,
+    pub(super) acks: i16,
+    pub(super) timeout: Duration,
+    pub(super) now_ms: i64,
 }
 
 impl Head {
@@ -103,7 +103,7 @@ async fn ask(head: &Head, id: Name, judged: &mut [Judged]) -> Vec<i16> {
             transactional_id: id.clone(),
             producer,
             partitions: asked.iter().map(at).collect(),
-            adds: head.version >= ADDS_SINCE,
+            adds: VERSIONS.leave_adding(head.version),
         };
         let draw = || asked.iter().map(|at| ticket(head, &judged[*at])).collect::<Vec<_>>();
         let wait = TXN_VERIFY_WAIT_MAX.min(head.timeout);
@@ -127,26 +127,16 @@ async fn ask(head: &Head, id: Name, judged: &mut [Judged]) -> Vec<i16> {
 /// share an epoch, only the one that was drawn when the request was read: what has voided that has ended the
 /// batch's own transaction.
 fn ticket(head: &Head, one: &Judged) -> Option<VerificationTicket> {
-    if head.version < ADDS_SINCE {
+    if !VERSIONS.leave_adding(head.version) {
         return one.ticket;
     }
     // A partition that does not serve any more takes no batch either.
     one.partition.verification_ticket(&one.batch.header, true, head.now_ms).ok().flatten()
 }
 
-/// The coordinator's code as a producer of this version understands it. What may pass is told in a way that
-/// clients try again without looking for another leader.
+/// The coordinator's code as a producer of this version understands it.
 fn for_produce(code: i16, version: i16) -> i16 {
-    match code {
-        errors::NETWORK_EXCEPTION
-        | errors::COORDINATOR_LOAD_IN_PROGRESS
-        | errors::COORDINATOR_NOT_AVAILABLE
-        | errors::NOT_COORDINATOR => errors::NOT_ENOUGH_REPLICAS,
-        errors::CONCURRENT_TRANSACTIONS if version < ADDS_SINCE => errors::NOT_ENOUGH_REPLICAS,
-        errors::PRODUCER_FENCED => errors::INVALID_PRODUCER_EPOCH,
-        errors::TRANSACTION_ABORTABLE if version < ABORTABLE_SINCE => errors::INVALID_TXN_STATE,
-        code => code,
-    }
+    VERSIONS.told(code, version)
 }
 
 #[cfg(test)]

@@ -11,24 +11,24 @@ use highwater_groups::core::txn::Producer;
 use highwater_groups::core::types::Name;
 use highwater_log::VerificationTicket;
 use highwater_model::limits::TXN_VERIFY_WAIT_MAX;
+use highwater_wire::BatchHeader;
 use highwater_wire::kafka::messages::txn_offset_commit_response::{
     TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
 use highwater_wire::kafka::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
-use highwater_wire::{BatchBuilder, BatchHeader, Codec, TimestampType};
 
-use super::{name, offsets_partition};
+use super::{Versions, name, offsets_partition};
 use crate::groups::call_verified;
 use crate::handlers::errors;
-use crate::handlers::groups::offsets::{codes, find};
+use crate::handlers::groups::offsets::{Wanted, codes, judge};
 use crate::handlers::topics::{find_led, unavailable_code};
 use crate::node::Node;
+use crate::shards::batch::header_of;
 use crate::transactions::{Asking, ask};
 
-/// Since then clients leave it to brokers to add the partition to the transaction.
-const ADDS_SINCE: i16 = 5;
-/// Since then they know TRANSACTION_ABORTABLE.
-const ABORTABLE_SINCE: i16 = 4;
+/// What clients know, and what they are told that should look for the group's coordinator again.
+const VERSIONS: Versions =
+    Versions { add_since: 5, abortable_since: 4, again: errors::COORDINATOR_NOT_AVAILABLE };
 
 pub async fn commit(
     node: &Arc<Node>,
@@ -36,28 +36,16 @@ pub async fn commit(
     version: i16,
     request: TxnOffsetCommitRequest,
 ) -> TxnOffsetCommitResponse {
-    let mut offsets = Vec::new();
     let wanted = request.topics.iter().flat_map(|topic| {
-        topic.partitions.iter().map(|partition| (topic.name.as_str(), partition.partition_index))
+        topic.partitions.iter().map(|partition| Wanted {
+            topic: topic.name.as_str(),
+            partition: partition.partition_index,
+            offset: partition.committed_offset,
+            leader_epoch: partition.committed_leader_epoch,
+            metadata: partition.committed_metadata.as_ref(),
+        })
     });
-    // For each partition in order: refused here, or judged by the group.
-    let judged = find(node, wanted);
-    let mut found = judged.iter();
-    for topic in &request.topics {
-        let topic_name = Name::from(topic.name.as_str());
-        for partition in &topic.partitions {
-            let Some(Ok(topic_id)) = found.next() else { continue };
-            let metadata = partition.committed_metadata.as_ref().map_or("", |text| text.as_str());
-            offsets.push(CommitOffset {
-                topic: topic_name.clone(),
-                topic_id: Some(*topic_id),
-                partition: partition.partition_index,
-                offset: partition.committed_offset,
-                leader_epoch: partition.committed_leader_epoch,
-                metadata: Name::from(metadata),
-            });
-        }
-    }
+    let (judged, offsets) = judge(node, wanted);
     let codes = match offsets.is_empty() {
         true => codes(judged, Ok(Vec::new())),
         false => match verified(node, version, &request).await {
@@ -129,9 +117,10 @@ async fn verified(
         return Ok(None);
     }
     let transactional_id = name(&request.transactional_id);
-    let asking = Asking { transactional_id, producer, partitions: vec![at], adds: version >= ADDS_SINCE };
+    let asking =
+        Asking { transactional_id, producer, partitions: vec![at], adds: VERSIONS.leave_adding(version) };
     // Where transactions share an epoch, what voids the first ticket has ended the offsets' own transaction.
-    let draw = || match version >= ADDS_SINCE {
+    let draw = || match VERSIONS.leave_adding(version) {
         true => partition.verification_ticket(&header, false, node.now_ms()).ok().flatten(),
         false => drawn,
     };
@@ -149,24 +138,12 @@ async fn verified(
 
 /// The head that the offsets' batch will have.
 fn header(producer: Producer) -> Option<BatchHeader> {
-    let builder = BatchBuilder::new(Codec::None).producer(producer.id, producer.epoch, -1);
-    let mut builder = builder.attributes(TimestampType::CreateTime, true, false);
-    builder.push(0, None, None, &[]);
-    BatchHeader::parse(&builder.build()).ok()
+    header_of(producer.id, producer.epoch).ok()
 }
 
 /// The coordinator's code as a client of this version understands it.
 fn for_commit(code: i16, version: i16) -> i16 {
-    match code {
-        errors::NETWORK_EXCEPTION
-        | errors::COORDINATOR_LOAD_IN_PROGRESS
-        | errors::COORDINATOR_NOT_AVAILABLE
-        | errors::NOT_COORDINATOR => errors::COORDINATOR_NOT_AVAILABLE,
-        errors::CONCURRENT_TRANSACTIONS if version < ADDS_SINCE => errors::COORDINATOR_NOT_AVAILABLE,
-        errors::PRODUCER_FENCED => errors::INVALID_PRODUCER_EPOCH,
-        errors::TRANSACTION_ABORTABLE if version < ABORTABLE_SINCE => errors::INVALID_TXN_STATE,
-        code => code,
-    }
+    VERSIONS.told(code, version)
 }
 
 #[cfg(test)]

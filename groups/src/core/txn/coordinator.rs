@@ -14,6 +14,7 @@ use super::end::EndPlan;
 use super::init::InitPlan;
 use super::markers::Marking;
 use super::records::{encode_key, encode_value, fits_a_record};
+use super::rewrite::Pass;
 use super::transaction::Transaction;
 use super::types::{
     AppendFailure, ClientVersion, Effect, Producer, Reply, RequestId, TxnError, TxnPartition, TxnRecord,
@@ -79,6 +80,8 @@ pub(super) struct Entry {
     pub not_before_ms: Millis,
     /// When it stands in `due`.
     pub due_ms: Option<Millis>,
+    /// The write that the state is of; 0: it was loaded, or nothing is stored of it.
+    pub written: WriteId,
 }
 
 /// The transactional ids of one partition of `__transaction_state`.
@@ -93,6 +96,8 @@ pub struct Coordinator {
     pub(super) next_write: WriteId,
     /// A partition knows a newer coordinator: this one changes nothing any more.
     pub(super) is_fenced: bool,
+    /// A pass that writes the state once more.
+    pub(super) rewrite: Option<Pass>,
 }
 
 impl Coordinator {
@@ -108,6 +113,7 @@ impl Coordinator {
             writes: BTreeMap::new(),
             next_write: 0,
             is_fenced: false,
+            rewrite: None,
         }
     }
 
@@ -339,7 +345,7 @@ impl Coordinator {
             self.entries.remove(&id);
             return;
         };
-        (entry.txn, entry.not_before_ms) = (next, 0);
+        (entry.txn, entry.written, entry.not_before_ms) = (next, write, 0);
         pending.answer.send(Ok(()), Some(&entry.txn), effects);
         entry.marking = None;
         if entry.txn.state.is_prepared() && !self.is_fenced {
@@ -388,7 +394,7 @@ impl Coordinator {
 
 impl Entry {
     pub fn new(txn: Transaction) -> Entry {
-        Entry { txn, pending: None, marking: None, not_before_ms: 0, due_ms: None }
+        Entry { txn, pending: None, marking: None, not_before_ms: 0, due_ms: None, written: 0 }
     }
 
     /// When time alone makes something due for it.

@@ -55,12 +55,13 @@ impl Transaction {
     ) -> Result<Transaction, TxnError> {
         let to = |producer, last_epoch| self.initialized(producer, last_epoch, asked.timeout_ms, now);
         let expected_epoch = asked.expected.map(|expected| expected.epoch);
-        let is_current = expected_epoch.is_none_or(|epoch| epoch == self.epoch);
+        // The last epoch fences and is given to nobody: who had the one before goes on under a new id.
+        let is_fenced = |epoch| self.epoch > CLIENT_EPOCH_MAX && epoch == CLIENT_EPOCH_MAX;
+        let is_current = expected_epoch.is_none_or(|epoch| epoch == self.epoch || is_fenced(epoch));
         if self.is_exhausted() && is_current {
             let id = fresh().ok_or(TxnError::CoordinatorLoadInProgress)?;
             assert!(id >= 0 && id != self.producer_id, "a fresh id was used before");
-            let last_epoch = if expected_epoch.is_some() { self.epoch } else { NO_EPOCH };
-            return Ok(to(Producer { id, epoch: 0 }, last_epoch));
+            return Ok(to(Producer { id, epoch: 0 }, expected_epoch.unwrap_or(NO_EPOCH)));
         }
         let bumped = || Producer { id: self.producer_id, epoch: self.epoch + 1 };
         match expected_epoch {

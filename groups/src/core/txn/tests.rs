@@ -9,6 +9,7 @@ use crate::core::types::Name;
 
 mod properties;
 mod records;
+mod rewrite;
 
 /// Plays scripts: a line is a command, the indented lines after it are what came of it.
 struct Notebook {
