@@ -16,7 +16,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 prerequisites: ## check that the machine has what the build and the tests need
-	@ok=1; for tool in $(CARGO) cc go python3 javac java mvn flock; do \
+	@ok=1; for tool in $(CARGO) cc go python3 javac java mvn node npm flock; do \
 	    command -v $$tool >/dev/null 2>&1 || { echo "missing: $$tool" >&2; ok=0; }; done; \
 	 $(CARGO) fmt --version >/dev/null 2>&1 || { echo "missing: rustfmt (rustup component)" >&2; ok=0; }; \
 	 $(CARGO) clippy --version >/dev/null 2>&1 || { echo "missing: clippy (rustup component)" >&2; ok=0; }; \
@@ -28,7 +28,7 @@ prerequisites: ## check that the machine has what the build and the tests need
 build: ## the broker: target/release/highwater
 	$(CARGO) build --release -p highwater-broker --bin highwater
 
-tools: ## MinIO, kcat, Python and Java clients, Parquet readers, into target/
+tools: ## MinIO, kcat, Python, Java, Go and Node clients, Parquet readers, into target/
 	scripts/tools.sh all
 
 demo: build demo-run ## real flights in, sealed to Parquet, replayed by a Kafka client, queried by SQL

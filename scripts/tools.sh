@@ -2,7 +2,7 @@
 # Brings the tools that the tests, the demo and the benchmarks use into target/. Safe to run again at any
 # time: what is there already is left alone. One line per tool on success, one clear line on failure.
 #
-#   scripts/tools.sh minio|python|kcat|net|java|kafka|all ...
+#   scripts/tools.sh minio|python|kcat|net|java|kafka|go|node|all ...
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -107,11 +107,39 @@ tool_kafka() {
     echo "tools: kafka ready: $target/kafka"
 }
 
+tool_go() { # franz-go and sarama, in the versions of go.mod
+    local source="$root/minio-tests/go" bin="$target/tools/goclients" sum
+    sum=$(cat "$source"/go.mod "$source"/go.sum "$source"/*.go | sha256sum)
+    if [ ! -x "$bin" ] || [ "$(cat "$bin.sources" 2>/dev/null)" != "$sum" ]; then
+        need go "install Go 1.26 or newer; the Go clients are built with it"
+        mkdir -p "$target/tools"
+        echo "tools: building the Go clients"
+        logged go go -C "$source" build -o "$bin" .
+        echo "$sum" >"$bin.sources"
+    fi
+    echo "tools: go ready: $bin"
+}
+
+tool_node() { # KafkaJS, in the version of package-lock.json
+    local source="$root/minio-tests/node" dir="$target/node"
+    if ! cmp -s "$source/package-lock.json" "$dir/.package-lock.json"; then
+        need node "install Node.js 18 or newer"
+        need npm "install npm; it brings the Node client"
+        mkdir -p "$dir"
+        cp "$source/package.json" "$source/package-lock.json" "$dir"
+        logged node npm ci --prefix "$dir"
+        cp "$source/package-lock.json" "$dir/.package-lock.json"
+    fi
+    echo "tools: node ready: $dir"
+}
+
 [ $# -gt 0 ] || set -- all
 for tool in "$@"; do
     case $tool in
-        minio|python|kcat|net|java|kafka) "tool_$tool" ;;
-        all) tool_minio; tool_python; tool_kcat; tool_net; tool_java; tool_kafka ;;
+        minio|python|kcat|net|java|kafka|go|node) "tool_$tool" ;;
+        all)
+            for each in minio python kcat net java kafka go node; do "tool_$each"; done
+            ;;
         *) fail "unknown tool '$tool'" ;;
     esac
 done

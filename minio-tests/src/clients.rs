@@ -1,4 +1,4 @@
-//! Running the client scripts of `clients/` and the Java program of `java/`.
+//! Running the client scripts of `clients/` and `node/`, and the programs of `java/` and `go/`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -53,6 +53,31 @@ pub fn java_command(class: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("java");
     command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", &tools::java_class_path(), class]);
     command.args(arguments);
+    command
+}
+
+/// The Go clients.
+pub fn go(arguments: &[&str]) -> Value {
+    finish(&format!("goclients {arguments:?}"), go_command(arguments))
+}
+
+pub fn go_command(arguments: &[&str]) -> Command {
+    tools::ensure("go");
+    let mut command = Command::new(tools::root().join("target/tools/goclients"));
+    command.args(arguments);
+    command
+}
+
+/// KafkaJS.
+pub fn kafkajs(arguments: &[&str]) -> Value {
+    finish(&format!("kafkajs.js {arguments:?}"), kafkajs_command(arguments))
+}
+
+pub fn kafkajs_command(arguments: &[&str]) -> Command {
+    tools::ensure("node");
+    let mut command = Command::new("node");
+    command.arg(tools::root().join("minio-tests/node/kafkajs.js")).args(arguments);
+    command.env("NODE_PATH", tools::root().join("target/node/node_modules"));
     command
 }
 
@@ -171,10 +196,30 @@ impl Beside {
         Beside { name: name.to_owned(), child, out }
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Fails the test if it has ended already.
     pub fn check(&mut self) {
         let over = self.child.try_wait().expect("a child can be waited for");
         assert!(over.is_none(), "{} ended early: {over:?}: {}", self.name, self.said());
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("it is open until `finish`");
+        writeln!(input, "{line}").unwrap_or_else(|e| panic!("{} does not listen: {e}", self.name));
+    }
+
+    /// Waits until it has written this line so many times.
+    pub fn wait_said(&mut self, line: &str, times: usize, limit: Duration) {
+        let said = until(limit, || {
+            self.check();
+            let text = std::fs::read_to_string(&self.out).unwrap_or_default();
+            (text.lines().filter(|said| *said == line).count() >= times).then_some(())
+        });
+        assert!(said.is_some(), "{} does not say {line:?} within {limit:?}: {}", self.name, self.said());
     }
 
     /// Lets it finish, which it must within the limit. Its report.

@@ -10,6 +10,7 @@ pub mod chaos;
 pub mod clients;
 pub mod highwater;
 pub mod http;
+pub mod kafka_shell;
 pub mod minio;
 pub mod net;
 pub mod process;

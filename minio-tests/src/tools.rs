@@ -53,3 +53,16 @@ pub fn java_class_path() -> String {
     let dir = root().join("target/java");
     format!("{0}/classes:{0}/lib/*", dir.display())
 }
+
+/// Class path of Kafka's own programs, with Connect's file connectors and the Java programs of `java/`.
+pub fn kafka_class_path() -> String {
+    ensure("kafka");
+    ensure("java");
+    let target = root().join("target");
+    let jars = std::fs::read_dir(target.join("java/lib")).expect("it has been filled");
+    let names = jars.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let file =
+        names.into_iter().find(|name| name.starts_with("connect-file-")).expect("java/pom.xml names it");
+    let target = target.display();
+    format!("{target}/java/classes:{target}/kafka/lib/*:{target}/java/lib/{file}")
+}

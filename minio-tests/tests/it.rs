@@ -9,6 +9,8 @@ mod chaos;
 mod clients;
 #[path = "it/cluster.rs"]
 mod cluster;
+#[path = "it/connect.rs"]
+mod connect;
 #[path = "it/control_plane.rs"]
 mod control_plane;
 #[path = "it/crash.rs"]
@@ -19,8 +21,12 @@ mod faults;
 mod golden;
 #[path = "it/groups.rs"]
 mod groups;
+#[path = "it/kafka_commands.rs"]
+mod kafka_commands;
 #[path = "it/kafka_tools.rs"]
 mod kafka_tools;
+#[path = "it/more_clients.rs"]
+mod more_clients;
 #[path = "it/raft.rs"]
 mod raft;
 #[path = "it/rot.rs"]

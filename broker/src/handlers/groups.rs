@@ -40,6 +40,14 @@ fn text(name: &str) -> StrBytes {
     StrBytes::from_string(name.to_owned())
 }
 
+/// Why a group cannot be described: of one that is not there in Kafka's own words, which its tools pass on.
+fn undescribed(error: GroupError, group: &str) -> StrBytes {
+    match error {
+        GroupError::GroupIdNotFound => text(&format!("Group {group} not found.")),
+        other => text(&other.to_string()),
+    }
+}
+
 fn group_id(name: &str) -> GroupId {
     GroupId(text(name))
 }

@@ -207,6 +207,9 @@ async fn two_members_share_commit_and_find_their_offsets_after_a_restart() {
     assert_eq!(commit(&mut one, 9, "g", (2, "stranger"), ("t", 0, 7)).await, 25);
     assert_eq!(commit(&mut one, 9, "g", (2, &first), ("nothing", 0, 7)).await, 3);
     assert_eq!(commit(&mut one, 9, "g", (2, &first), ("t", 4, 7)).await, 3);
+    let missing = describe(&mut one, 6, "nobody").await;
+    assert_eq!((missing.error_code, missing.group_state.as_str()), (69, "Dead"));
+    assert_eq!(missing.error_message.as_deref(), Some("Group nobody not found."));
     let seen = describe(&mut one, 6, "g").await;
     assert_eq!((seen.error_code, seen.group_state.as_str(), seen.members.len()), (0, "Stable", 2));
     assert!(
@@ -383,7 +386,9 @@ async fn members_of_the_new_protocol_share_the_partitions() {
         let topics = described.members.iter().flat_map(|m| &m.assignment.topic_partitions);
         assert!(topics.clone().all(|t| t.topic_name.as_str() == "t"));
         assert_eq!(topics.map(|t| t.partitions.len()).sum::<usize>(), 4);
-        assert_eq!(answer.groups[1].error_code, 69);
+        let missing = &answer.groups[1];
+        assert_eq!(missing.error_code, 69);
+        assert_eq!(missing.error_message.as_deref(), Some("Group nobody not found."));
     }
     let left = beat(&mut client, two.id, -1, false, None).await;
     assert_eq!((left.error_code, left.member_epoch), (0, -1));

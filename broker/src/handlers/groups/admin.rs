@@ -12,7 +12,7 @@ use highwater_wire::kafka::messages::list_groups_response::ListedGroup;
 use highwater_wire::kafka::messages::*;
 use uuid::Uuid;
 
-use super::{MISMATCH, group_id, name, names, outcome_code, text};
+use super::{MISMATCH, group_id, name, names, outcome_code, text, undescribed};
 use crate::groups::{call, read, read_all};
 use crate::node::Node;
 
@@ -76,7 +76,7 @@ pub async fn describe(
 }
 
 fn described(version: i16, id: GroupId, found: Result<DescribedClassic, GroupError>) -> DescribedGroup {
-    let answer = DescribedGroup::default().with_group_id(id);
+    let answer = DescribedGroup::default().with_group_id(id.clone());
     let group = match found {
         Ok(group) => group,
         Err(GroupError::GroupIdNotFound) if version < NOT_FOUND_SINCE => {
@@ -87,7 +87,7 @@ fn described(version: i16, id: GroupId, found: Result<DescribedClassic, GroupErr
             let is_dead = error == GroupError::GroupIdNotFound;
             let answer = if is_dead { answer.with_group_state(text(DEAD)) } else { answer };
             return match version >= NOT_FOUND_SINCE {
-                true => answer.with_error_message(Some(text(&error.to_string()))),
+                true => answer.with_error_message(Some(undescribed(error, &id))),
                 false => answer,
             };
         }

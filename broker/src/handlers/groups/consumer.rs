@@ -13,7 +13,7 @@ use highwater_wire::kafka::messages::consumer_group_describe_response as describ
 use highwater_wire::kafka::messages::consumer_group_heartbeat_response as beaten;
 use highwater_wire::kafka::messages::*;
 
-use super::{MISMATCH, group_id, maybe_name, name, text};
+use super::{MISMATCH, group_id, maybe_name, name, text, undescribed};
 use crate::groups::{call, read};
 use crate::node::Node;
 
@@ -102,9 +102,9 @@ pub async fn describe(
         groups.push(match found {
             Ok(found) => group_of(node, version, found),
             Err(error) => described::DescribedGroup::default()
-                .with_group_id(id)
                 .with_error_code(error.code())
-                .with_error_message(Some(text(&error.to_string()))),
+                .with_error_message(Some(undescribed(error, &id)))
+                .with_group_id(id),
         });
     }
     ConsumerGroupDescribeResponse::default().with_groups(groups)
