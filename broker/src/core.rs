@@ -1,5 +1,6 @@
 //! The pure decisions of the data plane: no I/O, no clock, no tasks.
 
+pub mod delayed;
 pub mod fetch_plan;
 pub mod fetch_session;
 pub mod pace;

@@ -28,6 +28,7 @@ use tonic::codegen::Service;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::delayed::DelayedService;
 use crate::node::Node;
 use crate::raft::RaftService;
 use crate::replication::ReplicationService;
@@ -98,5 +99,5 @@ fn services(node: &Arc<Node>) -> axum::Router {
     let raft = RaftService::server(node.raft.host.clone(), node.coordinator.cluster_id());
     let transactions = TransactionsService::server(node);
     let routes = Routes::new(admin).add_service(replication).add_service(raft);
-    routes.add_service(transactions).into_axum_router()
+    routes.add_service(transactions).add_service(DelayedService::server(node)).into_axum_router()
 }

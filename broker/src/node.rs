@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::core::fetch_session::FetchSessions;
+use crate::delayed::DelayShards;
 use crate::groups::GroupShards;
 use crate::handlers::init_producer_id::ProducerIds;
 use crate::metrics::Metrics;
@@ -60,9 +61,9 @@ pub struct Node {
     pub request_budget: RequestBudget,
     /// Units of [`BUDGET_UNIT_BYTES`] that reads from the tier may hold until their answer is in the socket.
     pub tier_memory: Arc<Semaphore>,
-    pub fetch_sessions: Mutex<FetchSessions>,
     /// Turns at taking expired records out of answers: one per core.
     pub sifting: Semaphore,
+    pub fetch_sessions: Mutex<FetchSessions>,
     pub flush: FlushQueue,
     pub offloads: OffloadQueue,
     pub pacer: Pacer,
@@ -80,6 +81,8 @@ pub struct Node {
     pub groups: GroupShards,
     /// Transactions whose coordinator this node is.
     pub transactions: TxnShards,
+    /// Records that wait for their time on this node.
+    pub delays: DelayShards,
     stop: watch::Sender<bool>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -106,10 +109,10 @@ impl Node {
         let node = Arc::new(Node {
             request_budget: RequestBudget::new(parts.settings.request_memory_bytes),
             tier_memory: Arc::new(Semaphore::new(memory_units)),
+            sifting: Semaphore::new(parts.settings.worker_threads()),
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
             pacer: Pacer::new(&parts.settings),
             isr: IsrQueue::default(),
-            sifting: Semaphore::new(parts.settings.worker_threads()),
             raft: groups,
             throttle: Throttle::new(parts.settings.node_id, parts.settings.move_bytes_per_second),
             replicas: watch::Sender::new(0),
@@ -130,6 +133,7 @@ impl Node {
             producer_ids: ProducerIds::default(),
             groups: GroupShards::default(),
             transactions: TxnShards::default(),
+            delays: DelayShards::default(),
             stop: watch::Sender::new(false),
             tasks: Mutex::new(JoinSet::new()),
         });

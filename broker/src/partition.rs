@@ -11,6 +11,7 @@
 
 mod ack;
 pub mod assign;
+mod delayed;
 pub mod follow;
 pub mod open;
 mod propose;

@@ -87,6 +87,10 @@ pub fn refresh_metrics(node: &Node) {
     metrics.groups.set(gauge(groups));
     metrics.group_members.set(gauge(members));
     metrics.transactional_ids.set(gauge(node.transactions.ids()));
+    let delayed = node.delays.waiting(node.now_ms());
+    metrics.delayed.records.set(gauge(delayed.records));
+    metrics.delayed.bytes.set(gauge(delayed.bytes));
+    metrics.delayed.lateness_ms.set(gauge(delayed.late_ms));
 }
 
 /// Why the node cannot serve right now, if so.

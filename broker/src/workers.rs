@@ -39,6 +39,7 @@ pub fn start(node: &Arc<Node>, tasks: &mut JoinSet<()>) {
     tasks.spawn(raft_host(node.clone()));
     tasks.spawn(crate::groups::run(node.clone()));
     tasks.spawn(crate::transactions::run(node.clone()));
+    tasks.spawn(crate::delayed::run(node.clone()));
     for _ in 0..node.settings.offload_concurrency.max(1) {
         tasks.spawn(offload::run(node.clone()));
     }

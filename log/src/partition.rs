@@ -474,13 +474,22 @@ fn check_batch(header: &BatchHeader, bytes: &Bytes, leader_epoch: LeaderEpoch) -
     if bytes.len() != header.total_bytes() || bytes.len() > i32::MAX as usize {
         return Err(LogError::Batch("length differs from its header"));
     }
-    if header.record_count != header.last_offset_delta.saturating_add(1) || header.last_offset_delta < 0 {
+    let is_dense = header.record_count == header.last_offset_delta.saturating_add(1);
+    if header.last_offset_delta < 0 || !(is_dense || has_holes(header, bytes)) {
         return Err(LogError::Batch("offsets are not dense"));
     }
     if leader_epoch < 0 {
         return Err(LogError::Batch("no leader epoch"));
     }
     Ok(())
+}
+
+/// Whether a batch has fewer records than offsets, and its bytes say so too: some of it are delayed.
+fn has_holes(header: &BatchHeader, bytes: &Bytes) -> bool {
+    let same = |stored: BatchHeader| {
+        (stored.record_count, stored.last_offset_delta) == (header.record_count, header.last_offset_delta)
+    };
+    header.record_count <= header.last_offset_delta && BatchHeader::parse(bytes).is_ok_and(same)
 }
 
 #[cfg(test)]

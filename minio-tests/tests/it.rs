@@ -15,6 +15,8 @@ mod connect;
 mod control_plane;
 #[path = "it/crash.rs"]
 mod crash;
+#[path = "it/delayed.rs"]
+mod delayed;
 #[path = "it/faults.rs"]
 mod faults;
 #[path = "it/golden.rs"]

@@ -130,6 +130,8 @@ pub struct TopicConfig {
     pub follower_throttled: ThrottledReplicas,
     pub parquet_compression: ParquetCompression,
     pub value_format: ValueFormat,
+    /// `highwater.delay.max.ms` where `highwater.delayed.delivery` is on; `None`: no header is looked at.
+    pub delay_max_ms: Option<i64>,
     /// `highwater.ttl.ms`; `None`: records are not looked at.
     pub record_ttl: Option<RecordTtl>,
 }
@@ -287,9 +289,12 @@ impl Values<'_> {
                 "utf8" => ValueFormat::Utf8,
                 _ => ValueFormat::Bytes,
             },
+            delay_max_ms: self
+                .flag("highwater.delayed.delivery")
+                .then(|| self.long("highwater.delay.max.ms")),
+            record_ttl: RecordTtl::from_setting(self.long("highwater.ttl.ms")),
         }
     }
-            record_ttl: RecordTtl::from_setting(self.long("highwater.ttl.ms")),
 }
 
 #[cfg(test)]

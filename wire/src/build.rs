@@ -29,6 +29,8 @@ pub struct BatchBuilder {
     max_timestamp: i64,
     count: i32,
     last_offset_delta: i32,
+    /// The least that `last_offset_delta` is to be when it is built.
+    spans: i32,
     records: Vec<u8>,
 }
 
@@ -48,6 +50,7 @@ impl BatchBuilder {
             max_timestamp: NO_TIMESTAMP,
             count: 0,
             last_offset_delta: -1,
+            spans: -1,
             records: Vec::new(),
         }
     }
@@ -68,6 +71,15 @@ impl BatchBuilder {
     #[must_use]
     pub fn producer(mut self, id: i64, epoch: i16, base_sequence: i32) -> BatchBuilder {
         self.producer = (id, epoch, base_sequence);
+        self
+    }
+
+    /// The batch ends at this offset delta though its last record may stand before, or though it has none:
+    /// what compaction leaves, and a batch of which records are delayed.
+    #[must_use]
+    pub fn spanning(mut self, last_offset_delta: i32) -> BatchBuilder {
+        assert!(last_offset_delta >= 0, "a batch spans at least one offset");
+        self.spans = last_offset_delta;
         self
     }
 
@@ -151,9 +163,9 @@ impl BatchBuilder {
     /// The batch's bytes, with their CRC.
     ///
     /// # Panics
-    /// When there is no record, or the batch passes 2 GiB.
+    /// When there is no record and nothing that it spans, or the batch passes 2 GiB.
     pub fn build(&self) -> Bytes {
-        assert!(self.count > 0, "a batch has at least one record");
+        assert!(self.count > 0 || self.spans >= 0, "a batch has at least one record, or spans offsets");
         let mut out = Vec::with_capacity(self.uncompressed_bytes());
         out.resize(HEADER_BYTES, 0);
         compress(self.codec, &self.records, &mut out);
@@ -165,7 +177,7 @@ impl BatchBuilder {
             magic: 2,
             crc: 0,
             attributes: self.attributes,
-            last_offset_delta: self.last_offset_delta,
+            last_offset_delta: self.last_offset_delta.max(self.spans),
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
             producer_id,

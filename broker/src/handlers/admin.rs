@@ -14,14 +14,15 @@ use highwater_wire::kafka::messages::{BrokerId, TopicName};
 use highwater_wire::kafka::protocol::StrBytes;
 
 use super::topics::leader_of;
+use crate::delayed::DELAYED_TOPIC;
 use crate::groups::OFFSETS_TOPIC;
 use crate::metrics::RefusedKind;
 use crate::node::Node;
 use crate::partition::registry::View;
 use crate::transactions::STATE_TOPIC;
 
-/// Topics that belong to the protocol itself (Kafka's `Topic.INTERNAL_TOPICS`).
-const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, STATE_TOPIC, "__share_group_state"];
+/// Topics that belong to the protocol itself (Kafka's `Topic.INTERNAL_TOPICS`), and ours.
+const INTERNAL_TOPICS: [&str; 4] = [OFFSETS_TOPIC, STATE_TOPIC, DELAYED_TOPIC, "__share_group_state"];
 
 pub fn is_internal(topic: &str) -> bool {
     INTERNAL_TOPICS.contains(&topic)
