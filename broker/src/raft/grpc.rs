@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
+use highwater_coordinator::rpc;
 use highwater_model::NodeId;
 use highwater_model::limits::{RAFT_MESSAGE_BYTES_MAX, RAFT_PEER_REQUESTS_MAX, RAFT_SILENT_MS};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tonic::transport::Endpoint;
 use tonic::{Request as GrpcRequest, Response, Status, Streaming};
 
 use super::host::RaftHost;
@@ -153,11 +153,11 @@ impl Dial {
     }
 
     async fn connected(&self, outgoing: mpsc::Receiver<RaftFrame>) -> Result<(), String> {
-        let endpoint =
-            Endpoint::from_shared(format!("http://{}", self.address)).map_err(|e| e.to_string())?;
+        // A connection on which nothing arrives any more is given up: TCP alone tries again ever more seldom,
+        // and would keep a node that was cut off waiting about as long again as the cut has lasted.
+        let endpoint = rpc::endpoint(&self.address).map_err(|e| e.message().to_owned())?;
         let endpoint = endpoint
             .connect_timeout(Duration::from_millis(RAFT_SILENT_MS as u64 / 2))
-            .tcp_nodelay(true)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES);
         let channel = endpoint.connect().await.map_err(|e| full(&e))?;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use highwater_log::disk::{Disk, SimDisk};
 use highwater_model::NodeId;
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use super::cluster::{LOOKS, Records, partition};
 use super::kit::{Home, batch, batch_of};
@@ -229,4 +230,55 @@ async fn a_node_of_another_cluster_is_refused() {
         .await;
     assert!(nobody.is_err());
     node.served.kill();
+}
+
+/// A way to `to` and what cuts it: from then on nothing gets through on the first connection, and nobody is
+/// told. Later connections are whole.
+async fn way(to: String) -> (String, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let cut = Arc::new(Notify::new());
+    let mut cuts = Some(cut.clone());
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (to, cut) = (to.clone(), cuts.take());
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await.expect("the node listens");
+                let carried = tokio::io::copy_bidirectional(&mut near, &mut far);
+                match cut {
+                    None => drop(carried.await),
+                    Some(cut) => tokio::select! {
+                        _ = carried => {}
+                        () = cut.notified() => std::future::pending().await,
+                    },
+                }
+            });
+        }
+    });
+    (address, cut)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_on_which_nothing_arrives_any_more_is_replaced() {
+    let addresses = Arc::new(Addresses::default());
+    let served = Served::start(1, &addresses).await;
+    let (address, cut) = way(addresses.address(1).expect("it serves")).await;
+    addresses.0.lock().expect("addresses").insert(1, address);
+    let transport = GrpcTransport::new(2, "c1".to_owned(), addresses.clone());
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let until_heard = async |is_heard: bool| {
+        loop {
+            let greeting = Request::Greeting(Greeting { boot: 1, ..Greeting::default() });
+            if transport.call(1, greeting, Duration::from_millis(500)).await.is_ok() == is_heard {
+                return;
+            }
+            assert!(Instant::now() < deadline, "heard: not {is_heard}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until_heard(true).await;
+    cut.notify_one();
+    until_heard(false).await;
+    until_heard(true).await;
+    served.kill();
 }
