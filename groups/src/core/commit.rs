@@ -1,7 +1,7 @@
 //! OffsetCommit, TxnOffsetCommit, OffsetFetch and OffsetDelete: who may, and what is written.
 
 use highwater_model::ProducerId;
-use highwater_model::limits::{GROUP_NAME_BYTES_MAX, GROUP_OFFSETS_PER_SHARD_MAX, GROUPS_PER_SHARD_MAX};
+use highwater_model::limits::{GROUP_NAME_BYTES_MAX, GROUPS_PER_SHARD_MAX};
 
 use super::answer::FetchedOffset;
 use super::classic::{ClassicGroup, State};
@@ -108,7 +108,7 @@ impl Groups {
     ) -> Vec<Result<(), GroupError>> {
         let mut answers = Vec::with_capacity(offsets.len());
         for offset in offsets {
-            let answer = self.validate_offset(offset);
+            let answer = self.validate_offset(group, producer, offset);
             answers.push(answer);
             if answer.is_err() {
                 continue;
@@ -135,13 +135,22 @@ impl Groups {
         answers
     }
 
-    fn validate_offset(&self, offset: &CommitOffset) -> Result<(), GroupError> {
-        let held = self.offsets.committed_count().max(self.offsets.pending_count());
+    fn validate_offset(
+        &self,
+        group: &Name,
+        producer: Option<ProducerId>,
+        offset: &CommitOffset,
+    ) -> Result<(), GroupError> {
+        // A full shard still lets its groups go on with what they have.
+        let is_new = || self.offsets.get(group, &offset.topic, offset.partition).is_none();
+        let most = self.settings.offsets_per_shard_max;
+        let is_full = self.offsets.pending_count() >= most && producer.is_some()
+            || self.offsets.committed_count() >= most && is_new();
         if offset.metadata.len() > self.settings.offset_metadata_bytes_max.min(GROUP_NAME_BYTES_MAX) {
             Err(GroupError::OffsetMetadataTooLarge)
         } else if offset.topic.len() > GROUP_NAME_BYTES_MAX || offset.partition < 0 {
             Err(GroupError::UnknownTopicOrPartition)
-        } else if held >= GROUP_OFFSETS_PER_SHARD_MAX {
+        } else if is_full {
             Err(GroupError::CoordinatorNotAvailable)
         } else {
             Ok(())

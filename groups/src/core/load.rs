@@ -5,7 +5,7 @@ use highwater_model::ProducerId;
 use super::answer::Effect;
 use super::classic::ClassicGroup;
 use super::codec::Damage;
-use super::consumer::ConsumerGroup;
+use super::consumer::{AWAY_EPOCH, ConsumerGroup};
 use super::error::GroupError;
 use super::machine::{Group, Groups};
 use super::records::{Key, MemberState, Record, Value};
@@ -20,7 +20,8 @@ impl ConsumerGroup {
             let classic_ms = member.said.classic.as_ref().map(|used| used.session_timeout_ms.max(1));
             let session_ms = classic_ms.unwrap_or(turn.settings.consumer_session_ms);
             turn.session(&self.id, id, session_ms);
-            if classic_ms.is_none() && member.at.state == MemberState::UnrevokedPartitions {
+            let is_away = member.at.epoch == AWAY_EPOCH;
+            if classic_ms.is_none() && !is_away && member.at.state == MemberState::UnrevokedPartitions {
                 let key = TimerKey::Revoke { group: self.id.clone(), member: id.clone() };
                 turn.timers.set(key, turn.now + member.rebalance_timeout_ms());
             }

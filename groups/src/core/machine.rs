@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use highwater_model::ProducerId;
 use highwater_model::limits::{GROUP_TIMERS_PER_STEP_MAX, GROUPS_PER_SHARD_MAX};
+use highwater_model::{ProducerId, TopicId};
 
 use super::answer::{Answer, Effect, Joined, Synced};
 use super::classic::ClassicGroup;
@@ -18,7 +18,9 @@ use super::consumer::regex::compile;
 use super::error::GroupError;
 use super::offsets::Offsets;
 use super::records::{Key, Record, Value};
-use super::request::{Client, ConsumerHeartbeat, Event, Heartbeat, Join, Leave, Request, Sync, Ticket};
+use super::request::{
+    Client, ConsumerHeartbeat, Event, GoneTopic, Heartbeat, Join, Leave, Request, Sync, Ticket,
+};
 use super::rewrite::Pass;
 use super::settings::Settings;
 use super::timers::{TimerKey, Timers};
@@ -382,10 +384,14 @@ impl Groups {
         true
     }
 
-    fn forget_topics(&mut self, names: &[Name]) {
+    /// Offsets of topics that are gone; those of a topic that has such a name by now stay.
+    fn forget_topics(&mut self, gone: &[GoneTopic]) {
+        let gone: BTreeMap<&Name, Option<TopicId>> =
+            gone.iter().map(|topic| (&topic.name, topic.now)).collect();
         for group in self.offsets.groups() {
             for (topic, partition) in self.offsets.partitions_of(&group) {
-                if names.contains(&topic) {
+                let Some(now) = gone.get(&topic) else { continue };
+                if !now.is_some_and(|id| self.offsets.is_of_topic(&group, &topic, partition, id)) {
                     self.erase_offset(&group, &topic, partition);
                     debug_assert!(!self.offsets.is_pending(&group, &topic, partition), "undecided for good");
                 }

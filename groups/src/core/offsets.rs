@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use highwater_model::ProducerId;
+use highwater_model::{ProducerId, TopicId};
 
 use super::records::OffsetValue;
 use super::types::Name;
@@ -148,6 +148,17 @@ impl Offsets {
                 lookup(groups, group, topic, partition).is_some()
             })
         })
+    }
+
+    /// Whether a committed or an undecided offset of the partition is of the topic of this id, not of one that
+    /// had its name before.
+    pub fn is_of_topic(&self, group: &str, topic: &str, partition: i32, id: TopicId) -> bool {
+        let is_of = |entry: &Entry| entry.value.topic_id == Some(id);
+        let open = self.open.get(group).into_iter().flatten();
+        lookup(&self.committed, group, topic, partition).is_some_and(is_of)
+            || open
+                .filter_map(|producer| lookup(self.pending.get(producer)?, group, topic, partition))
+                .any(is_of)
     }
 
     /// Whether some transaction has undecided offsets of the group.

@@ -28,8 +28,8 @@ pub enum Event {
         version: i64,
         topics: Arc<Topics>,
     },
-    /// Topics are gone for good: their offsets go too.
-    TopicsDeleted(Vec<Name>),
+    /// Topics are gone for good: their offsets go too, but not those of topics that were created anew.
+    TopicsDeleted(Vec<GoneTopic>),
     /// A transaction's marker was appended to this shard's partition.
     TransactionEnded {
         producer_id: ProducerId,
@@ -37,6 +37,13 @@ pub enum Event {
     },
     /// Time has come for what `next_due` named.
     Tick,
+}
+
+/// A topic that is gone, and the id of the one that has its name now, if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoneTopic {
+    pub name: Name,
+    pub now: Option<TopicId>,
 }
 
 /// Who asks.

@@ -1,6 +1,8 @@
 //! Settings of groups under Kafka's names and with Kafka's defaults. Times are in milliseconds.
 
-use highwater_model::limits::{GROUP_ASSIGN_AT_ONCE_MEMBERS_MAX, GROUP_RECORD_BYTES_MAX};
+use highwater_model::limits::{
+    GROUP_ASSIGN_AT_ONCE_MEMBERS_MAX, GROUP_OFFSETS_PER_SHARD_MAX, GROUP_RECORD_BYTES_MAX,
+};
 
 /// Which conversions between the classic and the consumer protocol are allowed while members are there
 /// (`group.consumer.migration.policy`).
@@ -55,6 +57,8 @@ pub struct Settings {
     pub offsets_check_ms: i64,
     /// Largest record, in bytes.
     pub record_bytes_max: usize,
+    /// Offsets that the shard holds, committed and undecided each.
+    pub offsets_per_shard_max: usize,
 }
 
 impl Settings {
@@ -95,6 +99,7 @@ impl Default for Settings {
             offsets_retention_ms: 7 * 24 * 3_600 * 1_000,
             offsets_check_ms: 600_000,
             record_bytes_max: GROUP_RECORD_BYTES_MAX,
+            offsets_per_shard_max: GROUP_OFFSETS_PER_SHARD_MAX,
         }
     }
 }

@@ -381,7 +381,8 @@ impl Notebook {
                 self.show(&mut out, &effects);
             }
             "deleted" => {
-                let event = Event::TopicsDeleted(vec![words.name_or_empty("1")]);
+                let now = words.get("now").map(topic_id);
+                let event = Event::TopicsDeleted(vec![GoneTopic { name: words.name_or_empty("1"), now }]);
                 let effects = self.step(event);
                 self.show(&mut out, &effects);
             }
@@ -419,6 +420,7 @@ impl Notebook {
         settings.consumer_group_size_max = words.number("consumer-size", settings.consumer_group_size_max);
         settings.record_bytes_max = words.number("record", settings.record_bytes_max);
         settings.assign_at_once_members_max = words.number("at-once", settings.assign_at_once_members_max);
+        settings.offsets_per_shard_max = words.number("offsets", settings.offsets_per_shard_max);
         settings.offsets_retention_ms = words.number("retention", settings.offsets_retention_ms);
         settings.migration = match words.get("migration") {
             None => settings.migration,

@@ -13,6 +13,7 @@ use crate::core::answer::Beat;
 use crate::core::error::GroupError;
 use crate::core::records::{CurrentValue, Key, Value};
 use crate::core::request::{Client, ConsumerHeartbeat};
+use crate::core::timers::TimerKey;
 use crate::core::turn::Turn;
 use crate::core::types::{Name, Partitions, contains, count_partitions, each};
 
@@ -111,6 +112,10 @@ impl ConsumerGroup {
             regex::compile(pattern)?;
         }
         // Nothing is refused from here on, except a member in a state that this version does not know.
+        if before.is_classic() {
+            // What it had to do under the classic protocol, it need not do any more.
+            turn.forget(&self.id, &id);
+        }
         if let Some(old) = replaced {
             self.replace(turn, &old, before.clone());
         }
@@ -234,8 +239,10 @@ impl ConsumerGroup {
             pending_revocation: Partitions::new(),
             ..member.at.clone()
         };
-        let key = Key::Current { group: self.id.clone(), member: member.id.clone() };
-        self.put(turn, key, Value::Current(at));
+        let (group, member) = (self.id.clone(), member.id.clone());
+        // It has given up what it had to; only the end of its session is awaited.
+        turn.timers.cancel(&TimerKey::Revoke { group: group.clone(), member: member.clone() });
+        self.put(turn, Key::Current { group, member }, Value::Current(at));
         Ok(None)
     }
 }
