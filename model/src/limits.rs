@@ -153,7 +153,7 @@ pub const DECOMPRESSED_PER_REQUEST_BYTES_MAX: usize = 1024 * 1024 * 1024;
 pub const FETCH_WAITERS_PER_PARTITION_MAX: usize = 10_000;
 /// See [`FETCH_WAITERS_PER_PARTITION_MAX`]; in milliseconds.
 pub const FETCH_POLL_MS: u64 = 100;
-/// Stored bytes that one look of a fetch takes of topics whose records may expire: these are rebuilt in memory.
+/// Stored bytes that one look of a fetch takes of topics whose records may expire: they are read into memory.
 pub const SIFT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What the batches of such a look may hold once decompressed; the first batch may alone be larger.
 pub const SIFT_RECORDS_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -3,8 +3,8 @@
 //! The session takes the request when its turn comes, so pipelined fetches stay in step. What is there is
 //! answered from where the request was read; otherwise the fetch waits on its partitions, or reads from the
 //! tier. Record bytes are never touched: slices of segments go out by sendfile, parts of rebuilt objects by a
-//! gathering write. Only where records may expire they are sifted first (`sift`). Invariants: 3, 4 (nothing at or above the high watermark leaves), 14, 15 (no partition is
-//! held while waiting).
+//! gathering write. Only where records may expire they are sifted first (`sift`). Invariants: 3, 4 (nothing
+//! at or above the high watermark leaves), 14, 15 (no partition is held while waiting).
 
 mod answer;
 mod collect;

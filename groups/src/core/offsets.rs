@@ -150,8 +150,8 @@ impl Offsets {
         })
     }
 
-    /// Whether a committed or an undecided offset of the partition is of the topic of this id, not of one that
-    /// had its name before.
+    /// Whether a committed or an undecided offset of the partition is of the topic of this id, not of one
+    /// that had its name before.
     pub fn is_of_topic(&self, group: &str, topic: &str, partition: i32, id: TopicId) -> bool {
         let is_of = |entry: &Entry| entry.value.topic_id == Some(id);
         let open = self.open.get(group).into_iter().flatten();

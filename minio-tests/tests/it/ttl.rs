@@ -1,5 +1,5 @@
-//! Records with a time to live by stock clients: long hidden stretches, hot and from the tier, and the objects
-//! without them.
+//! Records with a time to live by stock clients: long hidden stretches, hot and from the tier, and the
+//! objects without them.
 
 use highwater_minio_tests::clients::{java, python};
 use highwater_minio_tests::highwater::Spec;

@@ -191,8 +191,9 @@ proptest! {
                 delta += step;
                 let headers: Vec<Header<'_>> =
                     header.iter().map(|value| (TTL_HEADER, Some(value.as_slice()))).collect();
-                let key = key.map(|key| [key]);
-                builder.push_at(delta, NOW - age, key.as_ref().map(|k| &k[..]), Some(&vec![1; *length]), &headers);
+                let (key, value) = (key.map(|key| [key]), vec![1; *length]);
+                let key = key.as_ref().map(|key| &key[..]);
+                builder.push_at(delta, NOW - age, key, Some(&value), &headers);
             }
             base += i64::from(delta) + 1;
             pieces.push(builder.build());
