@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use highwater_groups::core::settings::Migration;
 use highwater_model::NodeId;
+use highwater_model::topic_config::CONFIG_DEFS;
 
 pub use parse::{Address, LogFormat, Roles};
 
@@ -453,6 +454,12 @@ impl fmt::Display for Reference {
         for def in DEFS {
             let default = if def.default.is_empty() { "".to_owned() } else { format!("`{}`", def.default) };
             writeln!(f, "| `--{}` | `{}` | {default} | {} |", def.key, def.env(), def.doc)?;
+        }
+        writeln!(f, "\n## Settings of topics that Kafka does not have\n")?;
+        writeln!(f, "They are set and described as Kafka's are, by any client's administration.\n")?;
+        writeln!(f, "| name | default | meaning |\n|---|---|---|")?;
+        for def in CONFIG_DEFS.iter().filter(|def| def.name.starts_with("highwater.")) {
+            writeln!(f, "| `{}` | `{}` | {} |", def.name, def.default, def.documentation)?;
         }
         Ok(())
     }
