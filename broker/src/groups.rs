@@ -1,10 +1,9 @@
 //! Consumer groups on this broker: one shard (`highwater-groups`) for each partition of `__consumer_offsets`
 //! that this node leads, each owned by one task.
 //!
-//! Owns: which shards there are, the way from a request to its shard and back, and the internal topic.
-//! Decides nothing about groups; that is the pure core's. Must not: touch a shard but in its task, answer
-//! before what the answer rests on is committed (invariant 3), append in another leader epoch than the one
-//! that the shard was loaded in (invariant 6). Queues are bounded (invariant 16). See docs/adr/0016, 0018.
+//! Owns: the way from a request to its shard and back, and the news of topics for all of them; the rest of a
+//! shard's life is `crate::shards`. Decides nothing about groups; that is the pure core's. Must not: answer
+//! before what the answer rests on is committed (invariant 3). See docs/adr/0016, 0018.
 
 mod batch;
 mod load;

@@ -2,11 +2,9 @@
 //! partition of `__transaction_state` that this node leads, each owned by one task; and the way to the
 //! coordinator for those who need its word, wherever it is (docs/adr/0017, 0019).
 //!
-//! Owns: which shards there are, the way from a request to its shard and back, the internal topic, markers on
-//! their way, and what brokers ask each other. Decides nothing about transactions. Must not: touch a shard
-//! but in its task, append in another leader epoch than the one that the shard was loaded in (invariant 6),
-//! tell a shard that a record or marker is written before it is committed (invariant 3). Queues are bounded
-//! (invariant 16).
+//! Owns: the way from a request to its shard and back, markers on their way, and what brokers ask each other;
+//! the rest of a shard's life is `crate::shards`. Decides nothing about transactions. Must not: tell a shard
+//! that a record or marker is written before it is committed (invariant 3). Queues are bounded (invariant 16).
 
 mod ask;
 mod load;
