@@ -183,7 +183,7 @@ public class GroupLoad {
         double assigned = owners.whole(members, begun);
         List<Double> joins = new ArrayList<>(), leaves = new ArrayList<>();
         Random random = new Random();
-        long settle = 2 * Long.parseLong(heartbeatMs);
+        long settle = Long.parseLong(heartbeatMs);
         for (int n = 0; n < rounds; n++) {
             Member more = new Member(settings, topic, owners);
             // Not always at the same time after a heartbeat.
@@ -206,7 +206,8 @@ public class GroupLoad {
 
     static double median(List<Double> values) {
         List<Double> sorted = values.stream().sorted().toList();
-        return sorted.get(sorted.size() / 2);
+        int half = sorted.size() / 2;
+        return sorted.size() % 2 == 1 ? sorted.get(half) : (sorted.get(half - 1) + sorted.get(half)) / 2;
     }
 
     // --- transactions ---------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ class GroupBench(compare.Bench):
     # --- groups ---------------------------------------------------------------------------------------------
 
     def rebalance(self):
-        partitions, rounds = self.scaled(1_000, 60), self.scaled(2, 1)
+        partitions, rounds = self.scaled(1_000, 60), self.scaled(4, 1)
 
         def body(name, server, _, __):
             self.create(server, "rebalance", partitions=partitions)
