@@ -1,5 +1,5 @@
-//! Calls between brokers about delayed records (`proto/highwater/v1/delayed.proto`): the caller's end with its
-//! connections, and the service.
+//! Calls between brokers about delayed records (`proto/highwater/v1/delayed.proto`): the caller's end with
+//! its connections, and the service.
 //!
 //! A call has a deadline, and one that fails says only that the outcome is not known. Must not decide
 //! anything. Invariants: 16 (messages and connections are bounded, one per peer), 19 (a batch's CRC is

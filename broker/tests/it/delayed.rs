@@ -124,8 +124,8 @@ async fn a_record_comes_when_it_is_due_and_the_rest_of_its_batch_at_once() {
     until("f is due", || waiting(&harness) == 1).await;
     later(&harness, HOUR_MS);
     until("b is due", || waiting(&harness) == 0).await;
-    let released = client.fetch(12, &fetch_request("t", &[(0, 6)], PATIENCE_MS, 1)).await;
-    let records = released.responses[0].partitions[0].records.clone().expect("records");
+    let answer = client.fetch(12, &fetch_request("t", &[(0, 6)], PATIENCE_MS, 1)).await;
+    let records = answer.responses[0].partitions[0].records.clone().expect("records");
     assert_eq!(values(&records, 0), [(6, b"f".to_vec()), (7, b"b".to_vec())]);
     // Its batches again: known, and nothing comes twice.
     assert_eq!(client.put("t", 0, mixed).await, 0);

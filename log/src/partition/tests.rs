@@ -8,6 +8,7 @@ use crate::disk::{Fault, SimDisk};
 use crate::{ReadError, Sequenced};
 
 mod corruption;
+mod holes;
 mod lookups;
 mod marks;
 mod model;

@@ -1,5 +1,5 @@
-//! Delayed delivery by a stock client on three nodes, each killed once: whoever keeps the delayed records, and
-//! whoever leads the topic, is among them.
+//! Delayed delivery by a stock client on three nodes, each killed once: whoever keeps the delayed records,
+//! and whoever leads the topic, is among them.
 
 use std::time::Duration;
 

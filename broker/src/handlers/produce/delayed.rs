@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use highwater_log::Sequenced;
-use highwater_model::limits::{DECOMPRESSED_BYTES_MAX, DELAYED_ASK_WAIT_MAX, REQUEST_BYTES_MAX};
+use highwater_model::limits::{
+    DECOMPRESSED_BYTES_MAX, DELAYED_ASK_BYTES_MAX, DELAYED_ASK_WAIT_MAX, REQUEST_BYTES_MAX,
+};
 use highwater_wire::codec::decompress_into;
 use highwater_wire::kafka::messages::ProduceResponse;
 use highwater_wire::kafka::messages::produce_response::PartitionProduceResponse;
@@ -27,6 +29,9 @@ use crate::delayed::{AskFailure, ask};
 use crate::handlers::{encode, errors};
 use crate::net::reply::{CloseReason, Reply};
 use crate::node::Node;
+
+/// About how many bytes a record takes in an ask beside its own.
+const ASKED_BYTES: usize = 32;
 
 /// The records of a batch that have a delay; none: nothing is to be asked.
 pub(super) fn judge(
@@ -49,6 +54,13 @@ pub(super) fn judge(
     if let Some((code, text)) = why_not {
         let record = i32::try_from(first.delta).ok();
         return Err(Refused { code, message: Some(text.to_owned()), record });
+    }
+    // They travel and are kept as one; clients that can will send them in smaller batches.
+    let bytes: usize = found.iter().map(|one| one.record.len() + ASKED_BYTES).sum();
+    if bytes > DELAYED_ASK_BYTES_MAX {
+        let text =
+            format!("{} delayed records of {bytes} bytes, more than {DELAYED_ASK_BYTES_MAX}", found.len());
+        return Err(Refused::told(errors::MESSAGE_TOO_LARGE, text));
     }
     // What a shard may have kept, and is due by now, comes again only from a producer that it can recognise.
     let is_asked = batch.header.has_producer() || found.iter().any(|one| !one.is_due);
