@@ -68,7 +68,7 @@ fn wait_written(path: &Path, worker: &mut Process, count: usize) {
     let there = until(PATIENCE, || {
         assert!(worker.ended().is_none(), "the worker ended: {}", worker.log_end());
         last = std::fs::read_to_string(path).unwrap_or_default();
-        (last.lines().count() >= count).then_some(())
+        (last.ends_with('\n') && last.lines().count() >= count).then_some(())
     });
     assert!(there.is_some(), "{} of {count} lines: {}", last.lines().count(), worker.log_end());
     let wanted: String = (0..count).map(|number| format!("line {number}\n")).collect();
