@@ -124,6 +124,30 @@ async fn a_failed_flush_stops_the_partition_and_is_never_retried() {
     assert_eq!(partition.high_watermark(), 0);
 }
 
+/// What the control plane is told, so that another replica leads.
+#[test]
+fn a_replica_that_takes_nothing_more_says_so_and_one_that_was_closed_does_not() {
+    let disk = SimDisk::new();
+    let partition = open(&disk, "1", Manifest::new(0));
+    append(&partition).expect("appended");
+    assert!(!partition.is_broken());
+    disk.inject(Fault::SyncFails);
+    partition.flush_ended(0, partition.draw_flush(false).expect("work").run());
+    assert!(partition.is_broken());
+
+    let disk = SimDisk::new();
+    let partition = open(&disk, "9223372036854775807", Manifest::new(0));
+    append(&partition).expect("appended");
+    disk.inject(Fault::WriteTears { bytes: 20 });
+    disk.inject(Fault::TruncateFails);
+    append(&partition).expect_err("torn, and cannot be taken back");
+    assert!(partition.is_broken() && partition.bounds().is_ok(), "what is there stays readable");
+
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    append(&partition).expect("appended");
+    assert!(partition.close(true) && !partition.is_broken(), "given away, or the node stops");
+}
+
 #[test]
 fn a_torn_write_leaves_the_partition_as_it_was() {
     let disk = SimDisk::new();

@@ -187,6 +187,17 @@ impl Partition {
         self.no_room().resigned(now_ms);
     }
 
+    /// Whether this replica takes nothing more until the process starts anew: its log is damaged, or an fsync
+    /// or a write that could not be taken back has failed.
+    pub(crate) fn is_broken(&self) -> bool {
+        let inner = self.lock_any();
+        match &inner.unavailable {
+            Some(Unavailable::Closed) => false,
+            Some(Unavailable::Storage(_)) => true,
+            None => inner.log().refusal().is_some(),
+        }
+    }
+
     /// Sealing has met damaged data and stops; appends and reads of other ranges go on.
     pub(crate) fn raise_seal_alarm(&self, place: &str) {
         self.lock_any().seal_alarm = Some(place.into());

@@ -1,5 +1,7 @@
 //! A replica whose log has lost part of what was durable is not to be counted on: it says so, and leads no
-//! more where another one may; then it fills its log again as a follower does (docs/adr/0012).
+//! more where another one may; then it fills its log again as a follower does (docs/adr/0012). So does one
+//! whose disk has failed it, which takes nothing more and may have lost what was not synced; it follows when
+//! its process has started anew.
 //!
 //! The order matters: filled first, it would lack committed records for a while, and might be elected
 //! meanwhile by a control plane that takes it to have them. Where no other replica may lead nothing is asked:
@@ -14,9 +16,9 @@ use crate::node::Node;
 use crate::partition::Partition;
 
 /// Tells the control plane of each, one after another, as far as it does not know yet.
-pub(super) async fn tell(node: &Arc<Node>, damaged: Vec<Arc<Partition>>) {
+pub(super) async fn tell(node: &Arc<Node>, broken: Vec<Arc<Partition>>) {
     let node_id = node.settings.node_id;
-    for partition in damaged {
+    for partition in broken {
         let (tp, leader_epoch) = (partition.tp, partition.terms().leader_epoch);
         let is_due = node.coordinator.with_state(|state| {
             let Some(topic) = state.topic(tp.topic_id) else { return false };
@@ -33,7 +35,9 @@ pub(super) async fn tell(node: &Arc<Node>, damaged: Vec<Arc<Partition>>) {
         let (topic, index) = (&partition.topic, tp.partition);
         match node.coordinator.log_damaged(request).await {
             Ok(()) => {
-                tracing::warn!(%topic, partition = index, "this log is damaged: not counted on until it is filled");
+                let until =
+                    if partition.has_lost() { "it is filled again" } else { "this node has restarted" };
+                tracing::warn!(%topic, partition = index, "this log is broken: not counted on until {until}");
             }
             // The record has moved on, or will be looked at again in a second.
             Err(WriteError::Refused(refusal)) => {

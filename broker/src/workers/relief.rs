@@ -1,6 +1,6 @@
-//! Leaders that had better not lead any more: those with damaged logs, and those without room. Looked for
-//! once per second, beside the tick: an answer of the control plane may take its time, and nothing else waits
-//! for it.
+//! Replicas that had better not lead, nor be waited for, any more: those whose logs are damaged or can no
+//! longer be written, and leaders without room. Looked for once per second, beside the tick: an answer of the
+//! control plane may take its time, and nothing else waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use crate::node::Node;
 pub(super) async fn run(node: Arc<Node>) {
     let mut stop = node.stopping();
     while pause(&node, Duration::from_millis(WORKER_TICK_MS)).await {
-        let (mut damaged, mut starved) = (Vec::new(), Vec::new());
+        let (mut broken, mut starved) = (Vec::new(), Vec::new());
         let now_ms = node.now_ms();
         for partition in node.partitions.view().partitions() {
-            if partition.has_lost() {
-                damaged.push(partition.clone());
+            if partition.is_broken() {
+                broken.push(partition.clone());
             }
             if partition.wants_to_resign(now_ms) {
                 starved.push(partition.clone());
             }
         }
         let asked = async {
-            damage::tell(&node, damaged).await;
+            damage::tell(&node, broken).await;
             room::resign(&node, starved).await;
         };
         tokio::select! {
