@@ -177,9 +177,6 @@ fn refuse_request(request: &ProduceRequest) -> Option<(i16, &'static str)> {
     if !(ACKS_ALL..=1).contains(&request.acks) {
         return Some((errors::INVALID_REQUIRED_ACKS, "acks must be -1, 0 or 1"));
     }
-    if request.transactional_id.is_some() && request.acks == 0 {
-        return Some((errors::INVALID_REQUIRED_ACKS, "a transaction needs acknowledgements"));
-    }
     None
 }
 
@@ -344,8 +341,7 @@ fn answer(
     if let Some(code) = first_error(&response) {
         call.node.metrics.request_error(call.api_key);
         if acks == 0 {
-            // The producer reads no answer; a closed connection is how it learns (as in Kafka).
-            return Answer::Close(CloseReason::new(format!("produce with acks=0 failed with error {code}")));
+            return Answer::Close(unanswered(code));
         }
     }
     if acks == 0 {
@@ -366,6 +362,11 @@ fn answer(
         let reply: Result<Reply, CloseReason> = encode(api_key, correlation_id, version, &response);
         reply
     }))
+}
+
+/// With acks=0 the producer reads no answer; a closed connection is how it learns of an error (as in Kafka).
+fn unanswered(code: i16) -> CloseReason {
+    CloseReason::new(format!("produce with acks=0 failed with error {code}"))
 }
 
 /// Who is asked, and in which version.

@@ -16,6 +16,11 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Nothing is sent: the client expects no answer.
+    pub fn nothing() -> Reply {
+        Reply { chunks: Vec::new(), memory: None }
+    }
+
     /// Bytes that it holds in memory; those of segment files are not.
     pub fn memory_bytes(&self) -> usize {
         let in_memory = self.chunks.iter().map(|chunk| match chunk {

@@ -449,6 +449,40 @@ async fn transactions_go_on_after_a_restart() {
     harness.stop().await;
 }
 
+/// Nothing is answered, so what was refused is told by the end of the connection.
+#[tokio::test]
+async fn a_transaction_may_be_written_without_acknowledgements() {
+    let harness = harness().await;
+    until("all is led", || {
+        harness.node.partitions.view().partitions().all(|partition| partition.terms().is_leader)
+    })
+    .await;
+    for (rules, p) in [(Rules::New, 0), (Rules::Old, 1)] {
+        let mut txn = Txn::begin(&harness, &format!("id-{rules:?}"), rules).await;
+        if rules == Rules::Old {
+            assert_eq!(txn.add("t", p).await, 0);
+        }
+        let version = txn.produce_version();
+        for (sequence, value) in [(0, b"a"), (1, b"b")] {
+            let batch = txn_batch(txn.producer, sequence, &[value]);
+            let request = produce_request(0, "t", &[(p, batch)]);
+            let request = request.with_transactional_id(Some(txn_id(&txn.id)));
+            txn.client.send(api::PRODUCE, version, &request).await;
+        }
+        // The end's answer is the next on this connection, and comes after both.
+        txn.end(true).await;
+        let mut reader = harness.client().await;
+        until_seen(&mut reader, "t", p, &["a", "b"]).await;
+        let stale = txn_batch((txn.producer.0, 0), 7, &[b"stale"]);
+        let request = produce_request(0, "t", &[(p, stale)]).with_transactional_id(Some(txn_id(&txn.id)));
+        let mut doomed = harness.client().await;
+        doomed.send(api::PRODUCE, version, &request).await;
+        doomed.expect_closed().await;
+        until_seen(&mut reader, "t", p, &["a", "b"]).await;
+    }
+    harness.stop().await;
+}
+
 /// The control plane may be away: what needs no producer id does not wait for one.
 #[tokio::test]
 async fn who_goes_on_asks_for_no_producer_ids() {

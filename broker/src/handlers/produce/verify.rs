@@ -16,7 +16,7 @@ use highwater_model::limits::TXN_VERIFY_WAIT_MAX;
 use highwater_wire::kafka::messages::ProduceResponse;
 use highwater_wire::kafka::messages::produce_response::PartitionProduceResponse;
 
-use super::{Asked, Judged, Refused, append_all, name_leaders, refused_response, wait_for_acks};
+use super::{Asked, Judged, Refused, append_all, name_leaders, refused_response, unanswered, wait_for_acks};
 use crate::handlers::transactions::Versions;
 use crate::handlers::{Call, encode, errors};
 use crate::net::reply::{CloseReason, Reply};
@@ -72,10 +72,16 @@ pub(super) async fn verified(
         let text = "the partition is not known to be in the producer's transaction";
         *slot = refused_response(empty, Refused::told(for_produce(code, head.version), text));
     }
-    let (response, waits) = append_all(node, head.acks, head.now_ms, response, allowed);
-    let mut response = wait_for_acks(node, response, waits, head.timeout).await;
-    if super::first_error(&response).is_some() {
+    let (mut response, waits) = append_all(node, head.acks, head.now_ms, response, allowed);
+    if head.acks != 0 {
+        response = wait_for_acks(node, response, waits, head.timeout).await;
+    }
+    let error = super::first_error(&response);
+    if error.is_some() {
         node.metrics.request_error(head.api_key);
+    }
+    if head.acks == 0 {
+        return error.map_or_else(|| Ok(Reply::nothing()), |code| Err(unanswered(code)));
     }
     name_leaders(&Asked { node, version: head.version }, &mut response);
     encode(head.api_key, head.correlation_id, head.version, &response)
@@ -106,7 +112,8 @@ async fn ask(head: &Head, id: Name, judged: &mut [Judged]) -> Vec<i16> {
             adds: VERSIONS.leave_adding(head.version),
         };
         let draw = || asked.iter().map(|at| ticket(head, &judged[*at])).collect::<Vec<_>>();
-        let wait = TXN_VERIFY_WAIT_MAX.min(head.timeout);
+        // The request's timeout is for acknowledgements; without them it may be 0.
+        let wait = if head.acks == 0 { TXN_VERIFY_WAIT_MAX } else { TXN_VERIFY_WAIT_MAX.min(head.timeout) };
         let told = tokio::time::timeout(wait, transactions::ask(&head.node, &asking, draw)).await;
         let Ok((tickets, told)) = told else {
             asked.iter().for_each(|at| codes[*at] = errors::NETWORK_EXCEPTION);

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use highwater_log::disk::{Fault, SimDisk};
 use highwater_model::limits::GREETING_PAUSE;
+use highwater_wire::EndMarker;
 use highwater_wire::batch::BatchHeader;
 
 use super::cluster::{Cluster, LOOKS, partition};
 use crate::core::raft_side::StoredVote;
+use crate::partition::Marker;
 use crate::raft::{Beginning, ProposeRefusal, Role};
 
 /// Base offsets and first bytes of the batches in a log.
@@ -69,6 +71,28 @@ fn a_batch_sent_again_is_found_before_and_after_a_failover() {
 }
 
 /// The vote is on the disk, and the log may be cut, before openraft says that somebody else leads.
+/// As a batch that is sent again: it is told when what the log has is committed, and no sooner.
+#[test]
+fn a_marker_sent_again_is_found() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let (leader, _) = cluster.leader().await;
+        cluster.produce(leader, "a", 0).await.expect("committed");
+        let end = EndMarker { commit: true, coordinator_epoch: 0 };
+        let marker = Marker { producer_id: 77, producer_epoch: 3, end, bumps_epoch: true };
+        let batch = marker.batch(5).expect("built");
+        let group = cluster.group(leader);
+        let propose = || group.propose_as(&batch.header, batch.bytes.clone(), marker.origin());
+        let first = propose().await.expect("appended");
+        let again = propose().await.expect("known");
+        assert_eq!((first.duplicate_of.is_some(), again.duplicate_of.is_some()), (false, true));
+        assert_eq!((again.next_offset, first.next_offset), (3, 3));
+        group.committed(&again).await.expect("committed");
+        assert!(group.high_watermark() >= first.next_offset);
+        cluster.stop().await;
+    });
+}
+
 #[test]
 fn who_has_voted_for_another_calls_nothing_out_of_order() {
     run(async {

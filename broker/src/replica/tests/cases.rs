@@ -2,6 +2,7 @@ use std::io::IoSlice;
 
 use highwater_log::Beginning;
 use highwater_log::disk::Disk;
+use highwater_wire::{EndMarker, marker_batch};
 
 use super::*;
 
@@ -96,6 +97,42 @@ fn a_deposed_leaders_tail_is_cut_where_the_epochs_part() {
     assert_eq!(stored(one.log()), stored(two.log()));
     assert_eq!(one.log().producers(), two.log().producers(), "the lost batches are forgotten");
     assert_eq!(one.log().epochs(), two.log().epochs());
+}
+
+/// What `Partition::append_marker` asks of the log: a commit of a transaction that has this epoch's batches.
+fn append_marker(replica: &mut ReplicaLog, producer: i64, epoch: i16) -> LeaderAppended {
+    let end = EndMarker { commit: true, coordinator_epoch: 0 };
+    let bytes = marker_batch(producer, epoch + 1, end, NOW);
+    let header = BatchHeader::parse(&bytes).expect("built whole");
+    let origin = Origin::Marker { end, bumps_epoch: true };
+    replica.append_from(&header, &bytes, origin, true, NOW).expect("taken")
+}
+
+/// A marker that its coordinator sends again must not count as written while it could be lost: the
+/// transaction would be complete for the coordinator, and open for ever here.
+#[test]
+fn a_marker_that_comes_again_is_no_safer_than_the_first() {
+    let [mut one, mut two, mut three] = three();
+    append(&mut one, 7, 0);
+    catch_up(&mut one, &mut two, 0);
+    catch_up(&mut one, &mut three, 0);
+    let first = append_marker(&mut one, 7, 0);
+    let again = append_marker(&mut one, 7, 0);
+    assert_eq!((first.duplicate_of.is_some(), again.duplicate_of.is_some()), (false, true));
+    assert_eq!((again.ticket.end, one.log().log_end()), (first.ticket.end, first.ticket.end));
+    assert_eq!([one.ack(&first.ticket), one.ack(&again.ticket)], [AckState::Waiting; 2]);
+    // It is lost with its leader.
+    lead(std::slice::from_mut(&mut two), 2, 1);
+    lead(std::slice::from_mut(&mut three), 2, 1);
+    lead(std::slice::from_mut(&mut one), 2, 1);
+    assert_eq!([one.ack(&first.ticket), one.ack(&again.ticket)], [AckState::NotLeader; 2]);
+    let written = append_marker(&mut two, 7, 0);
+    assert!(written.duplicate_of.is_none(), "the new leader never had it");
+    catch_up(&mut two, &mut one, 0);
+    catch_up(&mut two, &mut three, 0);
+    let known = append_marker(&mut two, 7, 0);
+    assert!(known.duplicate_of.is_some());
+    assert_eq!([two.ack(&written.ticket), two.ack(&known.ticket)], [AckState::Committed; 2]);
 }
 
 /// The new leader has written nothing in its epoch, and the other's tail is of an epoch that it never saw.
