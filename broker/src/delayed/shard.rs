@@ -15,6 +15,7 @@ use highwater_model::limits::{
     DELAYED_RETRY_PAUSE_MAX, SHARD_REWRITE_BATCH_BYTES, SHARD_REWRITE_PART_BYTES,
 };
 use highwater_model::{Offset, ProducerId, TopicPartition};
+use highwater_wire::AcceptedBatch;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -31,6 +32,9 @@ use crate::shards::{
 
 /// What the records of one batch of the journal may take: an ask, or a part of a pass, with room to spare.
 const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Keys of a millisecond, as a power of two.
+const KEY_TIME_SHIFT: u32 = 20;
 
 /// The journal on its way into a shard.
 #[derive(Default)]
@@ -75,6 +79,8 @@ pub struct Loaded {
     state: core::Shard,
     limits: Limits,
     log: ShardLog<Then>,
+    /// Key of the next entry: from the time of the load on, finer than entries are written.
+    next_key: u64,
     rewriter: Rewriter,
     pass: Option<Pass>,
     beside: JoinSet<Told>,
@@ -101,6 +107,7 @@ pub(super) async fn load(task: &mut Task<OfDelays>) -> Result<Loaded, LoadError>
         shard: task.shard.clone(),
         limits: Limits::of_bytes(settings.delayed_partition_max_bytes),
         log: task.log(),
+        next_key: u64::try_from(task.node.now_ms()).unwrap_or(0) << KEY_TIME_SHIFT,
         rewriter: Rewriter::new(OfDelays::HOLDS, log_bytes, state.live_bytes(), bytes_min),
         state,
         pass: None,
@@ -204,15 +211,15 @@ impl Loaded {
         }
     }
 
-    fn batch(&self, entries: &[Entry], bytes_max: usize) -> Result<Vec<highwater_wire::AcceptedBatch>, End> {
-        let bounds = self.log.partition().bounds().map_err(|_| End::Stop)?;
-        // Keys are all different, as the topic says "compact" and nothing of it may go before the shard says
-        // so.
-        let one = |(at, entry): (Offset, &Entry)| {
-            (Bytes::copy_from_slice(&at.to_be_bytes()), Some(Bytes::from(core::encode(entry))))
+    /// Entries as batches of about so many bytes. Their keys are all different: the topic says "compact", and
+    /// nothing of it may go before the shard says so.
+    fn batch(&mut self, entries: &[Entry], bytes_max: usize) -> Result<Vec<AcceptedBatch>, End> {
+        let first = self.next_key;
+        self.next_key += entries.len() as u64;
+        let one = |(key, entry): (u64, &Entry)| {
+            (Bytes::copy_from_slice(&key.to_be_bytes()), Some(Bytes::from(core::encode(entry))))
         };
-        let batches =
-            batch::encode_all((bounds.log_end..).zip(entries).map(one), bytes_max, self.node.now_ms());
+        let batches = batch::encode_all((first..).zip(entries).map(one), bytes_max, self.node.now_ms());
         batches.map_err(|error| {
             tracing::error!(partition = self.shard.partition, "an entry cannot be read back: {error}");
             End::Reload
