@@ -4,7 +4,8 @@
 //!
 //! Owns: the way from a request to its shard and back, markers on their way, and what brokers ask each other;
 //! the rest of a shard's life is `crate::shards`. Decides nothing about transactions. Must not: tell a shard
-//! that a record or marker is written before it is committed (invariant 3). Queues are bounded (invariant 16).
+//! that a record or marker is written before it is committed (invariant 3). Queues are bounded (invariant
+//! 16).
 
 mod ask;
 mod load;
