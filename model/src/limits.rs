@@ -88,7 +88,7 @@ pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
 pub const AUTO_CREATE_PER_REQUEST_MAX: usize = 100;
 /// Resources that one DescribeConfigs request is answered for; each answer has every setting.
 pub const DESCRIBE_CONFIGS_RESOURCES_MAX: usize = 2_000;
-/// Keys that one FindCoordinator request is answered for.
+/// Keys that one FindCoordinator request looks for; those beyond are to be asked for again.
 pub const COORDINATOR_KEYS_MAX: usize = 10_000;
 /// Partitions in one answer to DescribeTopicPartitions (Kafka's max.request.partition.size.limit).
 pub const DESCRIBE_PARTITIONS_MAX: usize = 2_000;

@@ -27,11 +27,20 @@ pub async fn handle(
 ) -> FindCoordinatorResponse {
     let is_batched = version >= BATCHED_SINCE;
     let keys = match is_batched {
-        true => request.coordinator_keys.into_iter().take(limits::COORDINATOR_KEYS_MAX).collect(),
+        true => request.coordinator_keys,
         false => vec![request.key],
     };
-    let found = find(node, request.key_type, &keys).await;
+    let now = keys.len().min(limits::COORDINATOR_KEYS_MAX);
+    let mut found = find(node, request.key_type, &keys[..now]).await;
+    put_off(&mut found, keys.len());
     respond(is_batched, keys, found)
+}
+
+/// Keys beyond those that were looked for are to be asked for again.
+fn put_off(found: &mut Vec<Found>, keys: usize) {
+    let later =
+        (ResponseError::CoordinatorLoadInProgress, "Too many keys in one request: ask for this one again.");
+    found.resize(keys, Err(later));
 }
 
 async fn find(node: &Arc<Node>, key_type: i8, keys: &[StrBytes]) -> Vec<Found> {
@@ -90,5 +99,16 @@ mod tests {
         assert_eq!(told, [(0, 7, 9), (15, -1, -1)]);
         let old = respond(false, vec![StrBytes::from_static_str("a")], vec![Ok(at)]);
         assert_eq!((old.error_code, old.node_id.0, old.host.as_str()), (0, 7, "h"));
+    }
+
+    #[test]
+    fn no_key_is_left_without_an_answer() {
+        let at = Coordinator { node_id: 7, host: "h".into(), port: 9 };
+        let mut found = vec![Ok(at)];
+        put_off(&mut found, 3);
+        let keys = ["a", "b", "c"].map(StrBytes::from_static_str).to_vec();
+        let answer = respond(true, keys, found);
+        let told: Vec<_> = answer.coordinators.iter().map(|c| (c.key.as_str(), c.error_code)).collect();
+        assert_eq!(told, [("a", 0), ("b", 14), ("c", 14)]);
     }
 }

@@ -115,26 +115,11 @@ impl Partition {
         self.append_as(node, batch, Origin::Client(None), needs_all, now_ms, None)
     }
 
-    /// As [`Partition::append`], of a coordinator on this node: in no other leader epoch than `epoch`, if one
-    /// is given.
+    /// As [`Partition::append`], from whoever writes it, and in no other leader epoch than `epoch`, if one is
+    /// given.
     ///
     /// # Errors
     /// As [`Partition::append`]; `FencedEpoch` if another epoch has begun.
-    pub fn append_in(
-        self: &Arc<Self>,
-        node: &Node,
-        batch: &AcceptedBatch,
-        needs_all: bool,
-        now_ms: i64,
-        epoch: Option<LeaderEpoch>,
-    ) -> Result<Appended, AppendRefusal> {
-        self.append_as(node, batch, Origin::Coordinator(None), needs_all, now_ms, epoch)
-    }
-
-    /// As [`Partition::append_in`], from whoever writes it.
-    ///
-    /// # Errors
-    /// As [`Partition::append_in`].
     pub fn append_as(
         self: &Arc<Self>,
         node: &Node,
