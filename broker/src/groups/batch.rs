@@ -19,6 +19,16 @@ pub fn encode(
     batch::encode(records.iter().map(Record::encode), transaction, now_ms)
 }
 
+/// How many of these records make a batch of about `bytes_max`; at least one.
+pub fn fitting(records: &[Record], bytes_max: usize) -> usize {
+    let mut bytes = 0;
+    let within = |record: &&Record| {
+        bytes += record.about_bytes();
+        bytes <= bytes_max
+    };
+    records.iter().take_while(within).count().max(1)
+}
+
 /// Records that need not be in one batch, in batches of about `bytes_max`, more where one record takes more.
 ///
 /// # Errors
@@ -47,5 +57,7 @@ mod tests {
         assert!(batches.iter().all(|batch| batch.header.record_count == 10));
         assert_eq!(encode_all(&records[..3], 1, 5).expect("encoded").len(), 3);
         assert!(encode_all(&[], 140, 5).expect("nothing").is_empty());
+        // About 90 bytes each.
+        assert_eq!([1, 89, 200, 100_000].map(|most| fitting(&records, most)), [1, 1, 2, 100]);
     }
 }

@@ -191,7 +191,13 @@ pub struct Writer {
 impl Writer {
     /// Every key and value begins with its version (in keys the version is the kind of record).
     pub fn new(version: i16) -> Self {
-        let mut writer = Writer { bytes: Vec::with_capacity(BYTES_EXPECTED) };
+        Writer::with_room(version, BYTES_EXPECTED)
+    }
+
+    /// As `new`, where it is known how many bytes will follow the version: what is as long as its room needs
+    /// no second allocation when it is done.
+    pub fn with_room(version: i16, bytes: usize) -> Self {
+        let mut writer = Writer { bytes: Vec::with_capacity(2 + bytes) };
         writer.int16(version);
         writer
     }

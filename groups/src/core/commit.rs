@@ -10,6 +10,7 @@ use super::error::GroupError;
 use super::machine::{Group, Groups};
 use super::records::{Key, OffsetValue, Record, Value};
 use super::request::{CommitOffset, CommitOffsets, CommitTransactionOffsets, DeleteOffsets, FetchOffsets};
+use super::rewrite::RECORD_BYTES;
 use super::types::{Millis, Name};
 
 /// Who commits.
@@ -135,6 +136,18 @@ impl Groups {
         answers
     }
 
+    /// A commit is one batch, and names its group in every record: one that is too large for a batch is
+    /// refused whole, as Kafka's is.
+    fn validate_size(&self, group: &Name, offsets: &[CommitOffset]) -> Result<(), GroupError> {
+        let metadata_max = self.settings.offset_metadata_bytes_max;
+        let bytes_of = |offset: &CommitOffset| {
+            RECORD_BYTES + group.len() + offset.topic.len() + offset.metadata.len().min(metadata_max)
+        };
+        let bytes: usize = offsets.iter().map(bytes_of).sum();
+        debug_assert!(bytes >= offsets.len() * RECORD_BYTES, "a record without a head");
+        if bytes > self.settings.record_bytes_max { Err(GroupError::InvalidCommitOffsetSize) } else { Ok(()) }
+    }
+
     fn validate_offset(
         &self,
         group: &Name,
@@ -170,6 +183,7 @@ impl Groups {
             knows_epochs: commit.knows_epochs,
         };
         self.validate_commit(&commit.group, &who)?;
+        self.validate_size(&commit.group, &commit.offsets)?;
         // A commit is a sign of life of a classic member.
         let (groups, mut turn) = self.split(now);
         if let Some(Group::Classic(group)) = groups.get(&commit.group)
@@ -194,6 +208,7 @@ impl Groups {
             knows_epochs: true,
         };
         self.validate_commit(&commit.group, &who)?;
+        self.validate_size(&commit.group, &commit.offsets)?;
         debug_assert!(self.out.records.is_empty(), "one batch has one producer");
         self.out.transaction = Some((commit.producer_id, commit.producer_epoch));
         Ok(self.write_offsets(&commit.group, Some(commit.producer_id), &commit.offsets, now, None))

@@ -30,6 +30,8 @@ pub enum GroupError {
     InvalidSessionTimeout = 26,
     #[error("the group is rebalancing, join again")]
     RebalanceInProgress = 27,
+    #[error("the commit is too large")]
+    InvalidCommitOffsetSize = 28,
     #[error("the version is not supported for this group")]
     UnsupportedVersion = 35,
     #[error("the request is malformed")]

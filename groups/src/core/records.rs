@@ -95,7 +95,15 @@ impl Key {
             Key::Regex { .. } => 16,
         };
         debug_assert!(self.group().len() <= GROUP_NAME_BYTES_MAX, "checked where the name came in");
-        let mut writer = Writer::new(kind);
+        let rest = match self {
+            Key::Offset { topic, .. } => 2 + topic.len() + 4,
+            Key::Member { member, .. } | Key::TargetMember { member, .. } | Key::Current { member, .. } => {
+                2 + member.len()
+            }
+            Key::Regex { regex, .. } => 2 + regex.len(),
+            Key::Classic { .. } | Key::Group { .. } | Key::GroupTopics { .. } | Key::Target { .. } => 0,
+        };
+        let mut writer = Writer::with_room(kind, 2 + self.group().len() + rest);
         writer.string(self.group());
         match self {
             Key::Offset { topic, partition, .. } => {

@@ -20,7 +20,7 @@ use super::records::{ClassicValue, Key, OffsetValue, Record, Value};
 use super::types::{Name, Partitions, count_partitions};
 
 /// Bytes that a record takes beside its texts, about.
-const RECORD_BYTES: usize = 80;
+pub(super) const RECORD_BYTES: usize = 80;
 
 /// Where a pass goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,13 @@ pub struct Part {
     pub is_last: bool,
 }
 
+impl Record {
+    /// About how many bytes of the log it takes.
+    pub fn about_bytes(&self) -> usize {
+        bytes_of(self)
+    }
+}
+
 /// About how many bytes of the log a record takes.
 fn bytes_of(record: &Record) -> usize {
     let of_partitions = |partitions: &Partitions| partitions.len() * 20 + count_partitions(partitions) * 4;
@@ -66,7 +73,15 @@ fn bytes_of(record: &Record) -> usize {
         Some(Value::Regex(value)) => value.topics.iter().map(|name| name.len() + 2).sum(),
         Some(Value::Group(_) | Value::Target(_) | Value::GroupTopics) | None => 0,
     };
-    let bytes = RECORD_BYTES + record.key.group().len() + value;
+    let key = match &record.key {
+        Key::Offset { topic, .. } => topic.len(),
+        Key::Member { member, .. } | Key::TargetMember { member, .. } | Key::Current { member, .. } => {
+            member.len()
+        }
+        Key::Regex { regex, .. } => regex.len(),
+        Key::Classic { .. } | Key::Group { .. } | Key::GroupTopics { .. } | Key::Target { .. } => 0,
+    };
+    let bytes = RECORD_BYTES + record.key.group().len() + key + value;
     debug_assert!(bytes >= RECORD_BYTES, "a record without a head");
     bytes
 }

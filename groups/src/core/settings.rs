@@ -55,7 +55,7 @@ pub struct Settings {
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
     pub offsets_check_ms: i64,
-    /// Largest record, in bytes.
+    /// Largest record, and about the largest commit, in bytes.
     pub record_bytes_max: usize,
     /// Offsets that the shard holds, committed and undecided each.
     pub offsets_per_shard_max: usize,

@@ -23,6 +23,9 @@ pub const SHARD_SEGMENT_BYTES: usize = 100 * 1024 * 1024;
 /// How long an internal topic, once wanted, waits for the brokers of a cluster that is being formed, so that
 /// it does not get too few replicas for good.
 pub const SHARD_BROKERS_WAIT: Duration = Duration::from_secs(30);
+/// Bytes, about, of one batch of a step; a step that writes more writes several. Far below what a follower
+/// takes at once.
+pub const SHARD_STEP_BATCH_BYTES: usize = 32 * 1024 * 1024;
 /// How many times what counts of it a shard's log holds before it is written once more.
 pub const SHARD_REWRITE_FACTOR: u64 = 4;
 /// Bytes, about, that a shard writes at a time when it writes its state once more; one group may take more.

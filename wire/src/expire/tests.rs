@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::build::Header;
-use crate::test_support::{OwnedRecord, read_all};
+use crate::test_support::{Dice, OwnedRecord, fuzz_inputs, read_all};
 use crate::{BatchBuilder, EndMarker, marker_batch};
 
 const NOW: i64 = 1_700_000_000_000;
@@ -154,6 +154,26 @@ fn what_is_decompressed_has_a_limit_but_for_the_first() {
         assert_eq!((sifted.next_offset, sifted.is_cut, sifted.hidden_records), (Some(2), true, 2));
         let sifted = sift_all(10_000, 650_000, &[joined(&batches)]);
         assert_eq!(sifted.bytes.concat(), joined(&batches[..2]), "what lives is cut as well");
+    }
+}
+
+/// Whatever the bytes, nothing panics, and what has a good checksum afterwards had one before or is sound.
+#[test]
+fn any_bytes_are_sifted_or_passed_on() {
+    let mut dice = Dice::new(77);
+    for _ in 0..fuzz_inputs(2) {
+        let codec = Codec::from_id(dice.below(5) as u8).expect("known");
+        let mut bytes = batch_of(codec, 0, &[0, 5_000, 0, 5_000]).to_vec();
+        dice.mutate(&mut bytes);
+        let is_sealed = bytes.len() >= HEADER_BYTES && dice.one_in(2);
+        if is_sealed {
+            batch::write_crc(&mut bytes);
+        }
+        let bytes = Bytes::from(bytes);
+        let sifted = sift_all(1_000, 1 << 20, &[bytes.clone(), batch_of(codec, 9, &[5_000])]);
+        if !is_sealed && sifted.hidden_records == 0 && sifted.is_cut {
+            assert!(bytes.starts_with(&sifted.bytes.concat()), "it is passed on as it is");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use highwater_groups::core::records::Record;
 use highwater_groups::core::request::{Event, Request};
 use highwater_log::{SequenceRefusal, VerificationTicket};
 use highwater_model::ProducerId;
+use highwater_model::limits::SHARD_STEP_BATCH_BYTES;
 use highwater_wire::{AcceptedBatch, HEADER_BYTES};
 use tokio::sync::oneshot;
 
@@ -49,16 +50,29 @@ impl Loaded {
         self.partition.check_unsequenced(&header, shown).map_err(|refusal| producer_error(&refusal))
     }
 
-    /// The records of a step.
+    /// The records of a step: one batch, unless they are so many that a replica would not take it. Then each
+    /// part is as good as a step of its own: a load sets right what a crash between them leaves.
     pub(super) fn append(
         &mut self,
         records: &[Record],
         transaction: Option<(ProducerId, i16)>,
         shown: Option<VerificationTicket>,
     ) -> Result<(), End> {
-        let batch = batch::encode(records, transaction, self.node.now_ms());
-        let batch = batch.map_err(|error| self.cannot_encode(&error))?;
-        self.append_batch(&batch, shown.filter(|_| transaction.is_some()))
+        let now_ms = self.node.now_ms();
+        let mut rest = records;
+        while !rest.is_empty() {
+            // What a transaction writes stands and falls together, and is no larger than a commit may be.
+            let count = match transaction {
+                Some(_) => rest.len(),
+                None => batch::fitting(rest, SHARD_STEP_BATCH_BYTES),
+            };
+            let (part, after) = rest.split_at(count);
+            rest = after;
+            let batch = batch::encode(part, transaction, now_ms);
+            let batch = batch.map_err(|error| self.cannot_encode(&error))?;
+            self.append_batch(&batch, shown.filter(|_| transaction.is_some()))?;
+        }
+        Ok(())
     }
 
     pub(super) fn cannot_encode(&self, error: &dyn Display) -> End {

@@ -33,7 +33,9 @@ impl OffsetValue {
             writer.int64(expires_ms);
             return writer.into_bytes();
         }
-        let mut writer = Writer::new(4);
+        // Exact where the metadata is short, as almost always.
+        let tags = self.topic_id.map_or(1, |_| 1 + 2 + 16);
+        let mut writer = Writer::with_room(4, 8 + 4 + 1 + self.metadata.len() + 8 + tags);
         writer.int64(self.offset);
         writer.int32(self.leader_epoch);
         writer.compact_string(&self.metadata);
