@@ -89,6 +89,8 @@ pub fn kafka_tool(class: &str, arguments: &[&str]) -> (bool, String) {
     let jars = tools::root().join("target/kafka/lib/*");
     command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jars);
     command.arg(format!("org.apache.kafka.tools.{class}")).args(arguments).stdin(Stdio::null());
+    // Some of them leave a directory where they run.
+    command.current_dir(tools::root().join("target"));
     let done = command.output().unwrap_or_else(|e| panic!("cannot run java: {e}"));
     let text = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     (done.status.success(), text)

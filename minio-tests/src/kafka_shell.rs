@@ -50,6 +50,8 @@ impl KafkaShell {
     pub fn start(kafka: &str) -> KafkaShell {
         let mut command = Command::new("java");
         command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", &tools::kafka_class_path(), "Tools"]);
+        // Some of them leave a directory where they run.
+        command.current_dir(tools::root().join("target"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot run java: {e}"));
         let input = child.stdin.take().expect("it is piped");
