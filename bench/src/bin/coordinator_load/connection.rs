@@ -97,8 +97,14 @@ impl Connection {
 /// Pauses before the next question, or fails as [`may_ask_again`].
 pub fn check_ready(what: &str, code: i16, until: Instant) -> Result<(), String> {
     may_ask_again(what, code, until)?;
-    std::thread::sleep(PAUSE);
+    pause(PAUSE);
     Ok(())
+}
+
+/// There is nothing to wait on but the time: whoever is asked does not say when it will be ready.
+#[allow(clippy::disallowed_methods)]
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 /// Fails unless `code` says that the one asked is not ready and there is time to ask again.

@@ -12,7 +12,7 @@ use highwater_wire::kafka::messages::offset_fetch_request::{
 use highwater_wire::kafka::messages::{ApiVersionsRequest, OffsetFetchRequest};
 
 use crate::commits::{commit, group_id, send, topic_name};
-use crate::connection::{Connection, KeyType, PATIENCE, PAUSE, may_ask_again};
+use crate::connection::{Connection, KeyType, PATIENCE, PAUSE, may_ask_again, pause};
 use crate::{Took, figures};
 
 const CONNECTIONS: usize = 8;
@@ -109,7 +109,7 @@ fn first_answer(address: &str, until: Instant) -> Result<Connection, String> {
         });
         match opened {
             Err(error) if Instant::now() >= until => return Err(error),
-            Err(_) => thread::sleep(START),
+            Err(_) => pause(START),
             Ok(connection) => return Ok(connection),
         }
     }
@@ -128,7 +128,7 @@ pub fn ask(address: &str, topic: &str, groups: usize) -> Result<String, String> 
         }
         waiting = left;
         if !waiting.is_empty() {
-            thread::sleep(PAUSE);
+            pause(PAUSE);
         }
     }
     let loaded = began.elapsed();
