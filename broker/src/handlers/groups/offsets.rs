@@ -69,13 +69,18 @@ pub(in crate::handlers) fn judge<'a>(
             Some(last) if *last.topic == *one.topic => last.topic.clone(),
             _ => Name::from(one.topic),
         };
+        let metadata = one.metadata.map_or("", StrBytes::as_str);
+        let metadata = match offsets.last() {
+            Some(last) if *last.metadata == *metadata => last.metadata.clone(),
+            _ => Name::from(metadata),
+        };
         offsets.push(CommitOffset {
             topic,
             topic_id: Some(*topic_id),
             partition: one.partition,
             offset: one.offset,
             leader_epoch: one.leader_epoch,
-            metadata: Name::from(one.metadata.map_or("", StrBytes::as_str)),
+            metadata,
         });
     }
     (judged, offsets)
