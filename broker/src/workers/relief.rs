@@ -1,6 +1,6 @@
-//! Replicas that had better not lead, nor be waited for, any more: those whose logs are damaged or can no
-//! longer be written, and leaders without room. Looked for once per second, beside the tick: an answer of the
-//! control plane may take its time, and nothing else waits for it.
+//! Leaders that had better not lead any more: those whose logs are damaged or can no longer be written, and
+//! those without room. Looked for once per second, beside the tick: an answer of the control plane may take
+//! its time, and nothing else waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ pub(super) async fn run(node: Arc<Node>) {
         let (mut broken, mut starved) = (Vec::new(), Vec::new());
         let now_ms = node.now_ms();
         for partition in node.partitions.view().partitions() {
-            if partition.is_broken() {
+            // A follower that takes nothing more leaves by its lag: told off before, its leader would take it
+            // in again, as it has not fallen behind yet.
+            if partition.has_lost() || (partition.terms().is_leader && partition.is_broken()) {
                 broken.push(partition.clone());
             }
             if partition.wants_to_resign(now_ms) {
