@@ -1,7 +1,7 @@
 //! A replica whose log has lost part of what was durable is not to be counted on: it says so, and leads no
 //! more where another one may; then it fills its log again as a follower does (docs/adr/0012). So does a
-//! leader whose disk has failed it, which takes nothing more and may have lost what was not synced; it follows
-//! when its process has started anew.
+//! leader whose disk has failed it, which takes nothing more and may have lost what was not synced; it
+//! follows when its process has started anew.
 //!
 //! The order matters: filled first, it would lack committed records for a while, and might be elected
 //! meanwhile by a control plane that takes it to have them. Where no other replica may lead nothing is asked:
