@@ -1,7 +1,7 @@
 """Delayed delivery by confluent-kafka (librdkafka).
 
-    delayed.py BOOTSTRAP TOPIC REPLICAS   creates the topic; sends records, most of them to be delivered later, and reads them
-                                          until standard input ends; then each has come exactly once, none before its time
+    delayed.py BOOTSTRAP TOPIC REPLICAS REPLICATION   creates the topic (fetch or raft); sends records, most of them to be delivered
+                      later, and reads them until standard input ends; then each has come exactly once, none before its time
 Times are of this machine's clock, which is the brokers' too. Prints what was seen as JSON.
 """
 
@@ -60,10 +60,11 @@ def send(bootstrap, topic, stop, sent, failures):
     check(producer.flush(PATIENCE) == 0, "not everything was delivered in time")
 
 
-def main(bootstrap, topic, replicas):
+def main(bootstrap, topic, replicas, replication):
     from confluent_kafka import Consumer, TopicPartition
 
     more = {"min_insync_replicas": min(2, replicas), "highwater_delayed_delivery": "true"}
+    more["highwater_replication"] = replication
     create_topic(bootstrap, topic, PARTITIONS, replicas, **more)
     stop, sent, failures = threading.Event(), {}, []
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
@@ -73,7 +74,7 @@ def main(bootstrap, topic, replicas):
         {
             "bootstrap.servers": bootstrap,
             "log_level": 3,
-            "group.id": "delayed",
+            "group.id": f"delayed-{topic}",
             "enable.auto.commit": False,
             "check.crcs": True,
             "fetch.wait.max.ms": 50,
@@ -109,4 +110,4 @@ def main(bootstrap, topic, replicas):
     result(records=len(seen), delayed=len(late), late_max_ms=late[-1], **at)
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -29,23 +29,28 @@ fn each_delayed_record_comes_once_and_not_early_though_brokers_are_killed() {
     let mut nodes: Vec<Highwater> = specs.iter().map(Spec::spawn).collect();
     nodes.iter_mut().for_each(Highwater::wait_ready);
     let kafka = specs.iter().map(Spec::kafka).collect::<Vec<_>>().join(",");
-    let client = python_command("delayed.py", &[&kafka, "later", "3"]);
-    let mut client = Beside::start("confluent-kafka", client, &work.join("client"));
+    let mut clients = ["fetch", "raft"].map(|replication| {
+        let client = python_command("delayed.py", &[&kafka, replication, "3", replication]);
+        Beside::start(replication, client, &work.join(replication))
+    });
     pause(Duration::from_secs(8));
     for gone in 0..3 {
         wait_in_sync(&nodes[gone]);
         step(format!("kill -9 of node {}", gone + 1));
         nodes[gone].process.kill();
         pause(Duration::from_secs(6));
-        client.check();
+        clients.iter_mut().for_each(Beside::check);
         nodes[gone] = specs[gone].start();
         wait_in_sync(&nodes[gone]);
         pause(Duration::from_secs(3));
     }
     step("everything that is left comes");
-    let seen = client.finish(FINISH_MAX);
-    step(format!("{seen}"));
-    assert!(seen["delayed"].as_u64().is_some_and(|records| records > 1_000), "{seen}");
+    for client in clients {
+        let name = client.name().to_owned();
+        let seen = client.finish(FINISH_MAX);
+        step(format!("{name}: {seen}"));
+        assert!(seen["delayed"].as_u64().is_some_and(|records| records > 1_000), "{seen}");
+    }
     let waiting: f64 = nodes.iter().map(|node| node.metric("highwater_delayed_records", "")).sum();
     assert_eq!(waiting, 0.0, "nothing waits any more");
     for node in nodes {
@@ -58,7 +63,7 @@ fn each_delayed_record_comes_once_and_not_early_though_brokers_are_killed() {
 fn each_delayed_record_comes_once_and_not_early() {
     let work = Work::new("delayed");
     let node = Spec::embedded(&work).start();
-    let client = python_command("delayed.py", &[&node.kafka(), "later", "1"]);
+    let client = python_command("delayed.py", &[&node.kafka(), "later", "1", "fetch"]);
     let mut client = Beside::start("confluent-kafka", client, &work.join("client"));
     pause(Duration::from_secs(6));
     client.check();
