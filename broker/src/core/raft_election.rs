@@ -104,14 +104,15 @@ impl Peers {
     }
 }
 
-/// What a replica has of its leader itself. A term and its leader are learned from answers of others too, which
-/// may come late: after that leader's node started anew, or came back without its disk. A leader that lives
-/// sends its followers an entry when its term begins, and answers a candidate's question with one.
+/// What a replica has of its leader itself. A term and its leader are learned from answers of others too,
+/// which may come late: after that leader's node started anew, or came back without its disk. A leader that
+/// lives sends its followers an entry when its term begins, and answers a candidate's question with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Led {
     /// The newest term in which its leader sent something.
     sent_term: u64,
-    /// The newest term that is known to have a leader, and since when; there is none while there is no leader.
+    /// The newest term that is known to have a leader, and since when; there is none while there is no
+    /// leader.
     known: Option<(u64, i64)>,
     /// When what a leader sent was last taken.
     taken_at_ms: i64,

@@ -51,7 +51,7 @@ fn what_lives_is_passed_on_as_it_is() {
 fn a_batch_that_has_expired_leaves_its_header() {
     for codec in Codec::ALL {
         let batch = batch_of(codec, 100, &[1_000, 2_000, 5_000]);
-        let sifted = sift_all(1_000, ROOM, &[batch.clone()]);
+        let sifted = sift_all(1_000, ROOM, std::slice::from_ref(&batch));
         assert_eq!((sifted.hidden_records, sifted.has_records), (3, false));
         let [empty] = &sifted.bytes[..] else { panic!("one batch") };
         assert_eq!(empty.len(), HEADER_BYTES);
