@@ -2,7 +2,8 @@
 //! network. The shell does what the product's does and no more: it carries messages, keeps timers and waits.
 //!
 //! `calls.rs` talks to the control plane, `serve.rs` to clients, `replicate.rs` and `groups.rs` to other
-//! brokers, `switch.rs` brings a partition from one replication to the other, `tier.rs` talks to the bucket.
+//! brokers, `shards.rs` coordinates the consumer group and transactions, `switch.rs` brings a partition from
+//! one replication to the other, `tier.rs` talks to the bucket.
 //! A process is dropped when it dies; what is left is its data directory.
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ mod held;
 mod read;
 mod replicate;
 mod serve;
+mod shards;
 mod switch;
 mod tier;
 mod upload;
@@ -79,6 +81,7 @@ struct Process {
     next_greeting: Micros,
     calls: BTreeMap<u64, Call>,
     tier_reads: BTreeMap<u64, tier::TierRead>,
+    shards: shards::Shards,
     sealer: Sealer,
     rebuilder: Rebuilder,
     scratch: Vec<u8>,
@@ -137,6 +140,7 @@ impl Broker {
             next_greeting: 0,
             calls: BTreeMap::new(),
             tier_reads: BTreeMap::new(),
+            shards: shards::Shards::default(),
             sealer: Sealer::new(),
             rebuilder: Rebuilder::new(),
             scratch: Vec::new(),
@@ -272,6 +276,8 @@ impl Broker {
                 self.produce(context, from, id, partition, &batch, is_all);
             }
             Message::Fetch { id, partition, offset } => self.fetch(context, from, id, partition, offset),
+            Message::Exactly { id, ask } => self.take_exactly(context, from, id, ask),
+            Message::Between(between) => self.take_between(context, from, between),
             Message::WhoLeads { id } => self.who_leads(context, from, id),
             Message::ReplicaFetch { id, partition, fetch } => {
                 self.serve_replica(context, from, id, partition, fetch);
@@ -313,6 +319,7 @@ impl Broker {
         for partition in self.held_partitions() {
             self.tick_partition(context, partition);
         }
+        self.tick_shards(context);
     }
 
     fn held_partitions(&self) -> Vec<u32> {
@@ -329,7 +336,10 @@ impl Broker {
         self.tick_switch(context, partition);
         self.tick_log_start(context, partition);
         self.flush_if_due(context, partition);
-        self.tick_tier(context, partition);
+        // Internal topics are not offloaded, and in this mode the others go along.
+        if context.params.workers == 0 {
+            self.tick_tier(context, partition);
+        }
         self.compare_committed(context, partition);
     }
 

@@ -5,6 +5,8 @@
 //!
 //! Must not know how the run was made. Tested with a planted history of each class (`checker/tests.rs`).
 
+mod exactly;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -39,6 +41,14 @@ pub enum Anomaly {
     BoundsBroken,
     /// An epoch or a high watermark went back.
     WentBack,
+    /// A transaction is committed in one partition and not in another.
+    Torn,
+    /// An offset that a group had committed is gone, or an older one is there.
+    LostOffset,
+    /// Two members own a partition in one generation.
+    TwoOwners,
+    /// Of a record of the input there is none in the output, or two.
+    NotExactlyOnce,
     /// Two replicas led in one term of a group.
     TwoLeaders,
     /// A group's store refused what its group asked of it, on a sound disk.
@@ -90,6 +100,7 @@ pub fn check(history: &History) -> Vec<Finding> {
     check_polls(&history.polls, &mut findings);
     check_replicas(history, &mut findings);
     check_manifests(history, &mut findings);
+    exactly::check(history, &mut findings);
     findings.found
 }
 

@@ -1,10 +1,14 @@
 //! Clients: producers and consumers as Kafka's behave. They believe a broker only as far as its answers go.
 
+mod committed;
 mod consumer;
 mod producer;
+mod worker;
 
+pub use committed::CommittedReader;
 pub use consumer::{Consumer, Goal};
 pub use producer::{Kind, Producer};
+pub use worker::Worker;
 
 use crate::context::Context;
 use crate::message::Message;
@@ -59,6 +63,8 @@ impl Leaders {
 pub enum Client {
     Producer(Producer),
     Consumer(Consumer),
+    Worker(Box<Worker>),
+    CommittedReader(CommittedReader),
 }
 
 impl Client {
@@ -66,6 +72,8 @@ impl Client {
         match self {
             Client::Producer(producer) => producer.tick(context),
             Client::Consumer(consumer) => consumer.tick(context),
+            Client::Worker(worker) => worker.tick(context),
+            Client::CommittedReader(reader) => reader.tick(context),
         }
     }
 
@@ -73,6 +81,8 @@ impl Client {
         match self {
             Client::Producer(producer) => producer.receive(context, message),
             Client::Consumer(consumer) => consumer.receive(context, message),
+            Client::Worker(worker) => worker.receive(context, message),
+            Client::CommittedReader(reader) => reader.receive(context, message),
         }
     }
 
@@ -81,6 +91,8 @@ impl Client {
         match self {
             Client::Producer(producer) => producer.unfinished(),
             Client::Consumer(consumer) => consumer.unfinished(),
+            // Their work is judged by what it has come to.
+            Client::Worker(_) | Client::CommittedReader(_) => None,
         }
     }
 }

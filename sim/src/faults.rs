@@ -136,7 +136,13 @@ impl Faults {
     }
 
     fn kind(&mut self, mode: Mode) -> Kind {
-        let kinds = WEIGHTS.into_iter().filter(|(kind, _)| *kind != Kind::Switch || mode == Mode::Switching);
+        let happens = |kind: Kind| match kind {
+            Kind::Switch => mode == Mode::Switching,
+            // Nothing is to go that a group still needs.
+            Kind::DeleteRecords => mode != Mode::Groups,
+            _ => true,
+        };
+        let kinds = WEIGHTS.into_iter().filter(|(kind, _)| happens(*kind));
         let mut at = self.chance.below(kinds.clone().map(|(_, weight)| weight).sum());
         for (kind, weight) in kinds {
             match at.checked_sub(weight) {

@@ -4,7 +4,8 @@
 //! (`highwater_broker::replica::Guards`), which nothing but this crate turns off. Three are taken away by the
 //! harness itself: an edit of a manifest is given the epoch that it ought to have, the bucket overwrites, the
 //! evictor does not look at the manifest. Those of Raft groups stand around the product's store, in
-//! `crate::raft` as in `broker/src/raft`, and are taken away there.
+//! `crate::raft` as in `broker/src/raft`, and are taken away there; those of coordinators in their shell here
+//! (`crate::broker::shards`), as in `broker/src/shards`.
 
 use std::fmt;
 
@@ -43,10 +44,21 @@ pub enum Guard {
     GroupNamed,
     /// A group hands its partition over once the mark of its end is committed. Without: once it rests.
     EndMark,
+    /// A partition takes a marker only of an epoch that it has not gone past. Without: any, so that one that
+    /// comes twice ends the next transaction.
+    MarkerEpoch,
+    /// A batch begins a transaction in a partition once the coordinator has added it. Without: nobody asks.
+    VerifiedTransaction,
+    /// What a coordinator decides is told once its records are committed. Without: once they are written.
+    CommitBeforeAnswer,
+    /// Offsets of a transaction count from its marker on. Without: as soon as they are written.
+    OffsetsAtMarker,
+    /// A member commits in the group's generation. Without: whoever asks.
+    GenerationOnCommit,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 13] = [
+    pub const ALL: [Guard; 18] = [
         Guard::FsyncBeforeAck,
         Guard::EpochOnAppend,
         Guard::EpochOnManifest,
@@ -60,10 +72,17 @@ impl Guard {
         Guard::CommitBound,
         Guard::GroupNamed,
         Guard::EndMark,
+        Guard::MarkerEpoch,
+        Guard::VerifiedTransaction,
+        Guard::CommitBeforeAnswer,
+        Guard::OffsetsAtMarker,
+        Guard::GenerationOnCommit,
     ];
 
     /// Those whose absence a mode must notice. Not among them, as it takes more seeds than a test has:
-    /// `FsyncBeforeVote` (power must fail between two candidates of one term) and `GroupNamed`.
+    /// `FsyncBeforeVote` (power must fail between two candidates of one term), `GroupNamed`, `MarkerEpoch` (a
+    /// marker must come twice, and late), and `GenerationOnCommit` (a worker must stop for longer than its
+    /// session, and for less than its transaction's time).
     pub fn of_mode(mode: Mode) -> &'static [Guard] {
         match mode {
             Mode::Fetch => &Guard::ALL[..8],
@@ -71,6 +90,7 @@ impl Guard {
                 &[Guard::FsyncBeforeAck, Guard::OneVotePerTerm, Guard::CommitBound, Guard::SequenceOnApply]
             }
             Mode::Switching => &[Guard::EndMark],
+            Mode::Groups => &[Guard::VerifiedTransaction, Guard::CommitBeforeAnswer, Guard::OffsetsAtMarker],
         }
     }
 
@@ -90,6 +110,11 @@ impl Guard {
             Guard::CommitBound => "commit-bound",
             Guard::GroupNamed => "group-named",
             Guard::EndMark => "end-mark",
+            Guard::MarkerEpoch => "marker-epoch",
+            Guard::VerifiedTransaction => "verified-transaction",
+            Guard::CommitBeforeAnswer => "commit-before-answer",
+            Guard::OffsetsAtMarker => "offsets-at-marker",
+            Guard::GenerationOnCommit => "generation-on-commit",
         }
     }
 

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use highwater_model::{LeaderEpoch, NodeId, Offset};
 
-/// Every record has a value of its own.
+/// Every record has a value of its own; what a worker writes has that of the record it was made of.
 pub type Value = u64;
+/// Names a transaction: its place in the history.
+pub type Tag = u64;
 
 /// What became of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,47 @@ pub struct Manifest {
     pub objects: Vec<Listed>,
 }
 
+/// A transaction of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    /// The worker has asked for it to be committed, be it in vain.
+    pub asked_to_commit: bool,
+    /// What it was told of its end: committed or aborted.
+    pub told: Option<bool>,
+    /// What it writes: partition and value.
+    pub records: Vec<(u32, Value)>,
+}
+
+/// What one reader of committed data got of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommittedRead {
+    pub partition: u32,
+    /// The whole of it, after everything has healed.
+    pub is_final: bool,
+    pub records: Vec<(Offset, Value, Tag)>,
+}
+
+/// What workers did with the group's offsets, in the order of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetEvent {
+    /// A worker was told that the transaction with this offset is committed.
+    Committed { partition: i32, offset: Offset },
+    /// A worker asks for the offset.
+    Asked { id: u64, partition: i32 },
+    /// And is answered.
+    Read { id: u64, partition: i32, offset: Offset },
+    /// What the group has in the end, after everything has healed.
+    Final { partition: i32, offset: Offset },
+}
+
+/// A member was told that a partition is its own in this generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub partition: i32,
+    pub generation: i32,
+    pub member: String,
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
@@ -97,4 +140,8 @@ pub struct History {
     pub log_starts: BTreeMap<u32, Offset>,
     /// Keys in the bucket at the end.
     pub objects: BTreeSet<String>,
+    pub txns: Vec<Txn>,
+    pub committed_reads: Vec<CommittedRead>,
+    pub offset_events: Vec<OffsetEvent>,
+    pub owners: Vec<Owner>,
 }

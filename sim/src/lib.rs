@@ -16,6 +16,7 @@ mod client;
 mod context;
 mod control;
 mod disk;
+mod exactly;
 mod faults;
 pub mod guards;
 pub mod history;

@@ -91,12 +91,13 @@ fn many(mode: Mode, arguments: &Arguments) -> bool {
     }
     let (seconds, tally) = (begun.elapsed().as_secs_f64(), tally.into_inner().expect("not poisoned"));
     println!(
-        "{mode}: {done} seeds in {seconds:.1} s ({:.1}/s), {} failed; {} records acknowledged, {} read, {} objects, \
-         {} changes of leader, {} simulated seconds",
+        "{mode}: {done} seeds in {seconds:.1} s ({:.1}/s), {} failed; {} records acknowledged, {} read, {} transactions, \
+         {} objects, {} changes of leader, {} simulated seconds",
         done as f64 / seconds,
         failed.len(),
         tally.records_acknowledged,
         tally.records_read,
+        tally.transactions,
         tally.objects,
         tally.leader_changes,
         tally.simulated_ms / 1_000,

@@ -11,6 +11,7 @@ use highwater_coordinator::core::{ClusterState, Command, Refusal, Reply};
 use highwater_model::Offset;
 
 use crate::bucket;
+use crate::exactly::{Ask, Between, Told};
 use crate::history::Value;
 use crate::raft::RaftMessage;
 
@@ -40,6 +41,8 @@ pub enum ClientError {
     OutOfRange,
     /// The tier did not answer; later.
     TierAway,
+    /// Nothing was done: the producer is not the one that may write, or its transaction has ended.
+    Fenced,
 }
 
 /// What a broker answers to a fetch of a consumer.
@@ -90,6 +93,17 @@ pub enum Message {
         leaders: Vec<Option<u64>>,
         replicas: Vec<Vec<u64>>,
     },
+
+    /// Of groups and transactions.
+    Exactly {
+        id: u64,
+        ask: Ask,
+    },
+    Told {
+        id: u64,
+        told: Told,
+    },
+    Between(Between),
 
     ReplicaFetch {
         id: u64,
@@ -187,6 +201,9 @@ impl fmt::Display for Message {
             Message::Fetched { id, outcome } => write!(f, "fetched#{id} {:?}", outcome.as_ref().err()),
             Message::WhoLeads { id } => write!(f, "who-leads#{id}"),
             Message::Leads { id, leaders, .. } => write!(f, "leads#{id} {leaders:?}"),
+            Message::Exactly { id, ask } => write!(f, "ask#{id} {ask:?}"),
+            Message::Told { id, told } => write!(f, "told#{id} {told:?}"),
+            Message::Between(between) => write!(f, "{between:?}"),
             Message::ReplicaFetch { id, partition, fetch } => write!(f, "rfetch#{id} p{partition} {fetch:?}"),
             Message::ReplicaAnswer { id, partition, answer } => {
                 write!(f, "ranswer#{id} p{partition} ")?;

@@ -5,6 +5,7 @@ use std::fmt;
 use highwater_coordinator::core::{Command, NewTopic};
 use highwater_model::{TopicId, TopicPartition};
 
+use crate::exactly;
 use crate::network::{MILLI, Micros, SECOND, Weather};
 use crate::random::Chance;
 
@@ -17,16 +18,19 @@ pub enum Mode {
     Raft,
     /// The topic goes from one to the other and back, all the time.
     Switching,
+    /// As `Fetch`, with a consumer group and transactions on top; nothing goes to the tier.
+    Groups,
 }
 
 impl Mode {
-    pub const ALL: &[Mode] = &[Mode::Fetch, Mode::Raft, Mode::Switching];
+    pub const ALL: &[Mode] = &[Mode::Fetch, Mode::Raft, Mode::Switching, Mode::Groups];
 
     pub fn name(self) -> &'static str {
         match self {
             Mode::Fetch => "fetch",
             Mode::Raft => "raft",
             Mode::Switching => "switching",
+            Mode::Groups => "groups",
         }
     }
 
@@ -69,6 +73,10 @@ pub struct Params {
     /// Producers with acks=1.
     pub weak_producers: u32,
     pub consumers: u32,
+    /// Members of the group, each with a transactional id.
+    pub workers: u32,
+    /// Of the output, who see what is committed.
+    pub committed_readers: u32,
     pub weather: Weather,
     /// Between two faults, on average.
     pub fault_every: Micros,
@@ -88,7 +96,7 @@ impl Params {
         let min_isr =
             if replication_factor == 3 { *chance.pick(&[2, 2, 2, 1]).expect("not empty") } else { 1 };
         let is_rough = chance.permille(600);
-        Params {
+        let drawn = Params {
             seed,
             mode,
             brokers,
@@ -99,7 +107,7 @@ impl Params {
             replication_factor,
             min_isr,
             begins_as_raft: match mode {
-                Mode::Fetch => false,
+                Mode::Fetch | Mode::Groups => false,
                 Mode::Raft => true,
                 Mode::Switching => seed.is_multiple_of(2),
             },
@@ -111,6 +119,8 @@ impl Params {
             plain_producers: chance.below(2) as u32,
             weak_producers: chance.below(2) as u32,
             consumers: chance.between(1, 2) as u32,
+            workers: 0,
+            committed_readers: 0,
             weather: Weather {
                 delay_min: 100,
                 delay_max: chance.between(1, 10) * MILLI,
@@ -124,6 +134,29 @@ impl Params {
             heal_max: 120 * SECOND,
             replica_lag_ms: 1_500,
             topic_id: TopicId(chance.uuid()),
+        };
+        match mode {
+            Mode::Groups => Params {
+                partitions: exactly::PARTITIONS,
+                idempotent_producers: 1,
+                plain_producers: 0,
+                weak_producers: 0,
+                consumers: 0,
+                workers: chance.between(2, 3) as u32,
+                committed_readers: 1,
+                // A transaction waits for some ten commits, one after another.
+                flush_max: drawn.flush_max.min(40 * MILLI),
+                ..drawn
+            },
+            _ => drawn,
+        }
+    }
+
+    /// Partitions that plain producers write to and plain readers read.
+    pub fn plain_partitions(&self) -> Vec<u32> {
+        match self.mode {
+            Mode::Groups => exactly::INPUTS.to_vec(),
+            _ => (0..self.partitions).collect(),
         }
     }
 

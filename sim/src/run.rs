@@ -31,6 +31,8 @@ pub struct Report {
 pub struct Tally {
     pub records_acknowledged: u64,
     pub records_read: u64,
+    /// That workers were told to be committed.
+    pub transactions: u64,
     pub objects: u64,
     pub leader_changes: u64,
     pub simulated_ms: u64,
@@ -40,6 +42,7 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.records_acknowledged += other.records_acknowledged;
         self.records_read += other.records_read;
+        self.transactions += other.transactions;
         self.objects += other.objects;
         self.leader_changes += other.leader_changes;
         self.simulated_ms += other.simulated_ms;

@@ -12,7 +12,7 @@ use highwater_coordinator::core::Command;
 use crate::broker::Broker;
 use crate::bucket::Bucket;
 use crate::checker;
-use crate::client::{Client, Consumer, Kind, Producer};
+use crate::client::{Client, CommittedReader, Consumer, Kind, Producer, Worker};
 use crate::context::{Context, Event};
 use crate::control::Control;
 use crate::faults::Faults;
@@ -107,7 +107,7 @@ impl World {
             (Kind::Plain, params.plain_producers),
             (Kind::Weak, params.weak_producers),
         ];
-        for partition in 0..params.partitions {
+        for partition in params.plain_partitions() {
             for (kind, many) in kinds {
                 for _ in 0..many {
                     let client = self.clients.len() as u32 + 1;
@@ -119,6 +119,16 @@ impl World {
         for _ in 0..params.consumers {
             let client = self.clients.len() as u32 + 1;
             self.clients.insert(client, Client::Consumer(Consumer::new(&mut self.context, client)));
+        }
+        for _ in 0..params.workers {
+            let client = self.clients.len() as u32 + 1;
+            let worker = Worker::new(&mut self.context, client);
+            self.clients.insert(client, Client::Worker(Box::new(worker)));
+        }
+        for _ in 0..params.committed_readers {
+            let client = self.clients.len() as u32 + 1;
+            let reader = CommittedReader::new(&mut self.context, client);
+            self.clients.insert(client, Client::CommittedReader(reader));
         }
     }
 
@@ -281,6 +291,7 @@ impl World {
         Tally {
             records_acknowledged: acknowledged.count() as u64,
             records_read: history.polls.iter().map(|p| p.records.len() as u64).sum(),
+            transactions: history.txns.iter().filter(|txn| txn.told == Some(true)).count() as u64,
             objects: partitions.iter().map(|p| p.manifest.totals.objects).sum(),
             leader_changes: partitions.iter().map(|p| p.leader_epoch as u64).sum(),
             simulated_ms: self.context.now / MILLI,

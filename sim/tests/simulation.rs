@@ -2,6 +2,7 @@
 //! is taken away. More seeds: `make sim SEEDS=1000`.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use highwater_sim::guards::{Guard, Guards};
 use highwater_sim::params::Mode;
@@ -32,12 +33,16 @@ fn a_seed_gives_the_same_trace_every_time() {
 #[test]
 fn seeds_are_sound() {
     for mode in Mode::ALL {
+        let transactions = AtomicU64::new(0);
         let failed = run_seeds(*mode, 1..1 + SEEDS, Guards::default(), threads(), true, &|report| {
             assert!(report.tally.records_acknowledged > 0 || !report.is_sound(), "nothing was tried");
+            transactions.fetch_add(report.tally.transactions, Ordering::Relaxed);
         });
         if let Some(report) = failed.first() {
             panic!("\n{}", Failure { mode: *mode, removed: None, report });
         }
+        let transactions = transactions.into_inner();
+        assert_eq!(transactions > SEEDS, *mode == Mode::Groups, "{transactions} in mode {mode}");
     }
 }
 

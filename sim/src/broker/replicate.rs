@@ -99,6 +99,7 @@ impl Broker {
         if assigned.is_new_epoch {
             held.fetch = None;
             held.next_fetch = 0;
+            held.machine_mut().log_mut().forget_verifications();
             let (role, end) = (held.machine().role(), held.log().log_end());
             let epoch = assignment.leader_epoch;
             context.note(format_args!("broker {node} p{number} epoch {epoch} {role:?} end={end}"));

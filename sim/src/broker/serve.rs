@@ -69,6 +69,9 @@ impl Broker {
     pub(super) fn moved(&mut self, context: &mut Context, partition: u32, moves: Moves) {
         if let Some(high_watermark) = moves.high_watermark {
             context.note(format_args!("broker {} p{partition} hw={high_watermark}", self.node));
+            if let Some(held) = self.held(partition) {
+                held.machine_mut().log_mut().high_watermark_is(high_watermark);
+            }
             self.answer_waiting(context, partition);
         }
         if let Some(proposal) = moves.propose {

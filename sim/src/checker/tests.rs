@@ -37,6 +37,7 @@ fn sound() -> History {
         objects: objects.iter().map(|o| o.key.clone()).collect(),
         log_starts: BTreeMap::new(),
         manifests: vec![Manifest { partition: 0, log_start: 0, tiered_end: 3, objects }],
+        ..History::default()
     }
 }
 

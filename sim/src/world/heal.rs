@@ -6,9 +6,11 @@ use highwater_model::topic_config::Replication;
 use highwater_wire::Batches;
 
 use super::World;
+use crate::broker::Broker;
 use crate::checker::Anomaly;
 use crate::client::{Client, Consumer, Goal};
-use crate::history::{HeldBatch, Listed, Manifest, Replica};
+use crate::exactly::{INPUTS, OFFSETS, OUTPUTS};
+use crate::history::{CommittedRead, HeldBatch, Listed, Manifest, OffsetEvent, Replica};
 use crate::network::{DELAYED_MAX, MILLI, Micros, SECOND};
 use crate::params::Params;
 
@@ -42,6 +44,9 @@ impl World {
         self.record_replicas();
         if !self.read_everything(false) {
             return self.stuck_on("cannot be read to its end");
+        }
+        if self.context.params.workers > 0 {
+            return self.record_exactly();
         }
         for broker in self.brokers.values_mut() {
             broker.tier_all();
@@ -94,7 +99,53 @@ impl World {
                 return Some(format!("partition {number}: high watermarks and ends {ends:?}, {partition:?}"));
             }
         }
-        None
+        self.undecided()
+    }
+
+    fn leader_of(&self, partition: u32) -> Option<&Broker> {
+        let state = self.control.newest().state;
+        let leader = state.partition(self.context.params.tp(partition))?.leader?;
+        self.brokers.get(&leader)
+    }
+
+    /// Why the group is not done with its inputs.
+    fn undecided(&self) -> Option<String> {
+        if self.context.params.workers == 0 {
+            return None;
+        }
+        for partition in OUTPUTS.into_iter().chain([OFFSETS]) {
+            if !self.leader_of(partition).is_some_and(|broker| broker.is_decided(partition)) {
+                return Some(format!("partition {partition} has a transaction that is not decided"));
+            }
+        }
+        let ends = INPUTS.map(|partition| self.leader_of(partition).and_then(|b| b.ends(partition)));
+        let ends: Vec<Offset> = ends.into_iter().flatten().map(|(_, end)| end).collect();
+        let committed = self.leader_of(OFFSETS).and_then(Broker::committed_offsets);
+        (committed.as_ref() != Some(&ends))
+            .then(|| format!("the group has committed {committed:?}, its inputs end at {ends:?}"))
+    }
+
+    /// What stands in the end of what workers made.
+    fn record_exactly(&mut self) {
+        for partition in OUTPUTS {
+            let leader = self.leader_of(partition).expect("at rest");
+            let end = leader.ends(partition).expect("at rest").0;
+            let (mut records, mut next) = (Vec::new(), 0);
+            while next < end {
+                let read = leader.read_committed(partition, next).expect("at rest");
+                assert!(read.next > next, "what is decided can be read");
+                next = read.next;
+                records.extend(read.records);
+            }
+            let read = CommittedRead { partition, is_final: true, records };
+            self.context.history.committed_reads.push(read);
+        }
+        let committed = self.leader_of(OFFSETS).and_then(Broker::committed_offsets).expect("at rest");
+        for (partition, offset) in (0..).zip(committed) {
+            self.context.history.offset_events.push(OffsetEvent::Final { partition, offset });
+        }
+        let Params { seed, .. } = *self.context.params;
+        self.context.note(format_args!("seed {seed} is at rest after {} ms", self.context.now / MILLI));
     }
 
     fn is_all_tiered(world: &World) -> bool {
@@ -114,7 +165,7 @@ impl World {
 
     /// A fresh reader for each partition.
     fn read_everything(&mut self, is_after_eviction: bool) -> bool {
-        for partition in 0..self.context.params.partitions {
+        for partition in self.context.params.plain_partitions() {
             let state = self.control.newest().state;
             let leader = state.partition(self.context.params.tp(partition)).and_then(|p| p.leader);
             let ends = leader.and_then(|leader| self.brokers[&leader].ends(partition));
