@@ -4,7 +4,8 @@
 
 use highwater_minio_tests::clients::kafka_tool;
 use highwater_minio_tests::highwater::Spec;
-use highwater_minio_tests::kafka_shell::KafkaShell;
+use highwater_minio_tests::kafka_shell::{KafkaShell, Said};
+use highwater_minio_tests::process::{PATIENCE, until};
 use highwater_minio_tests::step::step;
 use highwater_minio_tests::work::Work;
 use serde_json::json;
@@ -15,6 +16,17 @@ const GROUPS: &str = "consumer.group.ConsumerGroupCommand";
 const OFFSETS: &str = "GetOffsetShell";
 const TRANSACTIONS: &str = "TransactionsCommand";
 const ELECTION: &str = "LeaderElectionCommand";
+
+/// Runs a tool, which must end with 0, until it says so: a broker learns of a change some time after it is
+/// made.
+fn wait_said(shell: &mut KafkaShell, class: &str, arguments: &[&str], holds: impl Fn(&Said) -> bool) -> Said {
+    let mut last = None;
+    let told = until(PATIENCE, || {
+        last = Some(shell.ends(0, class, arguments));
+        last.take_if(|said| holds(said))
+    });
+    told.unwrap_or_else(|| panic!("{class} {arguments:?} goes on saying {last:?}"))
+}
 
 fn topics(shell: &mut KafkaShell) {
     let create = ["--create", "--topic", "tools", "--partitions", "3", "--replication-factor", "1"];
@@ -45,13 +57,13 @@ fn configs(shell: &mut KafkaShell) {
     let alter = [&["--alter"], &of[..]].concat();
     let set = shell.ends(0, CONFIGS, &[&alter[..], &["--add-config", "max.message.bytes=2000000"]].concat());
     assert!(set.out.contains("Completed updating config for topic tools."), "{set:?}");
-    let now = shell.ends(0, CONFIGS, &describe);
+    let now = wait_said(shell, CONFIGS, &describe, |now| now.out.contains("max.message.bytes"));
     assert!(now.out.contains("Dynamic configs for topic tools are:"), "{now:?}");
     let wanted = "max.message.bytes=2000000 sensitive=false synonyms={\
                   DYNAMIC_TOPIC_CONFIG:max.message.bytes=2000000, DEFAULT_CONFIG:message.max.bytes=1048588}";
     assert!(now.out.contains(wanted), "{now:?}");
     shell.ends(0, CONFIGS, &[&alter[..], &["--delete-config", "max.message.bytes"]].concat());
-    assert!(!shell.ends(0, CONFIGS, &describe).out.contains("max.message.bytes"));
+    wait_said(shell, CONFIGS, &describe, |now| !now.out.contains("max.message.bytes"));
     let bad = shell.ends(1, CONFIGS, &[&alter[..], &["--add-config", "retention.ms=never"]].concat());
     assert!(bad.err.contains("Invalid value never for configuration retention.ms"), "{bad:?}");
     let none =
@@ -116,7 +128,11 @@ fn verifiable_consumers(shell: &mut KafkaShell) {
         let committed = read.events("offsets_committed");
         let last = committed.last().unwrap_or_else(|| panic!("nothing was committed: {read:?}"));
         assert_eq!((&last["success"], &last["offsets"][0]["offset"]), (&true.into(), &50.into()), "{read:?}");
-        for event in ["startup_complete", "partitions_assigned", "partitions_revoked", "shutdown_complete"] {
+        // A KIP-848 member may be told first that it has nothing yet.
+        let assigned = read.events("partitions_assigned");
+        let partitions = assigned.last().map(|last| last["partitions"].clone());
+        assert_eq!(partitions, Some(json!([{"topic": "verifiable", "partition": 0}])), "{read:?}");
+        for event in ["startup_complete", "partitions_revoked", "shutdown_complete"] {
             assert_eq!(read.events(event).len(), 1, "{event}: {read:?}");
         }
     }
