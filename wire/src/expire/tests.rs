@@ -105,7 +105,7 @@ fn the_last_of_several_headers_counts() {
 #[test]
 fn markers_are_never_touched() {
     let marker = marker_batch(7, 1, EndMarker { commit: false, coordinator_epoch: 2 }, NOW - 1_000_000);
-    let sifted = sift_all(1, ROOM, &[marker.clone()]);
+    let sifted = sift_all(1, ROOM, std::slice::from_ref(&marker));
     assert_eq!(sifted.bytes, [marker]);
     assert!(sifted.has_records, "a client sees it");
 }
