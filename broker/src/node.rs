@@ -62,7 +62,7 @@ pub struct Node {
     /// Units of [`BUDGET_UNIT_BYTES`] that reads from the tier may hold until their answer is in the socket.
     pub tier_memory: Arc<Semaphore>,
     /// Turns at taking expired records out of answers: one per core.
-    pub sifting: Semaphore,
+    pub sifting: Arc<Semaphore>,
     pub fetch_sessions: Mutex<FetchSessions>,
     pub flush: FlushQueue,
     pub offloads: OffloadQueue,
@@ -109,7 +109,7 @@ impl Node {
         let node = Arc::new(Node {
             request_budget: RequestBudget::new(parts.settings.request_memory_bytes),
             tier_memory: Arc::new(Semaphore::new(memory_units)),
-            sifting: Semaphore::new(parts.settings.worker_threads()),
+            sifting: Arc::new(Semaphore::new(parts.settings.worker_threads())),
             disk: DiskGuard::new(parts.settings.data_dir.clone()),
             pacer: Pacer::new(&parts.settings),
             isr: IsrQueue::default(),

@@ -33,6 +33,8 @@ pub struct Rewriter {
     /// Below so many bytes the log is let grow.
     bytes_min: u64,
     phase: Phase,
+    /// Until the next pass, should this one be given up.
+    pause: Duration,
     /// When there is something to be done.
     pub due: Option<Instant>,
 }
@@ -84,8 +86,8 @@ fn wants_pass(log_bytes: u64, live_bytes: u64, bytes_min: u64) -> bool {
 
 impl Rewriter {
     pub fn new(holds: &'static str, log_bytes: u64, live_bytes: u64, bytes_min: u64) -> Rewriter {
-        let phase = Phase::Idle;
-        let mut rewriter = Rewriter { holds, log_bytes, live_bytes, bytes_min, phase, due: None };
+        let (phase, pause) = (Phase::Idle, SHARD_RETRY_PAUSE);
+        let mut rewriter = Rewriter { holds, log_bytes, live_bytes, bytes_min, phase, pause, due: None };
         rewriter.appended(0);
         rewriter
     }
@@ -109,7 +111,9 @@ impl Rewriter {
     /// As [`ShardLog::may_write`].
     pub fn on<T>(&mut self, log: &ShardLog<T>) -> Result<Todo, End> {
         self.due = None;
-        if !log.may_write()? {
+        // A log start may move even then: it is what makes room on a full disk.
+        let writes = matches!(self.phase, Phase::Idle | Phase::Writing(_));
+        if writes && !log.may_write()? {
             self.later(SHARD_RETRY_PAUSE);
             return Ok(Todo::Nothing);
         }
@@ -194,11 +198,13 @@ impl Rewriter {
         Ok(())
     }
 
-    /// Something of the pass did not come into the log: it is begun anew a while later.
+    /// Something of the pass did not come into the log: it is begun anew a while later, after twice as long
+    /// each time, as what a pass leaves behind makes the log longer.
     pub fn abandon(&mut self) {
         debug_assert!(!matches!(self.phase, Phase::Raising(..)), "all of it was committed");
         self.phase = Phase::Idle;
-        self.later(SHARD_RETRY_PAUSE);
+        self.later(self.pause);
+        self.pause = (self.pause * 2).min(SHARD_RETRY_PAUSE_MAX);
     }
 
     /// Moves the log start, once the pass is committed and no transaction from before it is open.
@@ -236,6 +242,7 @@ impl Rewriter {
             unreachable!("only what is on its way arrives");
         };
         let (holds, log_start) = (self.holds, pass.start);
+        self.pause = SHARD_RETRY_PAUSE; // all of it was committed
         if let Err(error) = outcome {
             tracing::warn!(partition, log_start, "the log start of {holds} did not move: {error}");
             self.phase = Phase::Written(pass);
@@ -275,5 +282,19 @@ mod tests {
         rewriter.appended(1);
         assert_eq!(rewriter.due, Some(due));
         assert!(Rewriter::new("things", 1_000, 100, 1_000).due.is_some(), "a log that was loaded large");
+    }
+
+    #[tokio::test]
+    async fn passes_that_are_given_up_come_ever_more_seldom() {
+        let mut rewriter = Rewriter::new("things", 2_000, 100, 1_000);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            let (before, pause) = (Instant::now(), rewriter.pause);
+            rewriter.abandon();
+            assert!(rewriter.due.expect("begun anew") >= before + pause);
+            pauses.push(pause);
+        }
+        assert_eq!(pauses[..3], [1, 2, 4].map(|times| SHARD_RETRY_PAUSE * times));
+        assert_eq!(pauses[8], SHARD_RETRY_PAUSE_MAX);
     }
 }

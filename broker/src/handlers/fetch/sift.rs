@@ -78,14 +78,25 @@ impl Fetch {
         if jobs.is_empty() {
             return false;
         }
-        let turn = self.node.sifting.acquire().await;
-        let done = tokio::task::spawn_blocking(move || sift_all(jobs)).await;
-        drop(turn);
-        let done = match done {
-            Ok(done) => done,
+        let targets: Vec<usize> = jobs.iter().map(|job| job.target).collect();
+        let turn = self.node.sifting.clone().acquire_owned().await.expect("never closed");
+        // Turn and memory go with the work: it goes on when the client's connection is closed.
+        let held = memory.take();
+        let sifting = tokio::task::spawn_blocking(move || {
+            let done = sift_all(jobs);
+            drop(turn);
+            (done, held)
+        });
+        let done = match sifting.await {
+            Ok((done, held)) => {
+                *memory = held;
+                done
+            }
             Err(panicked) => {
-                // Nothing of the findings is left; the client asks again.
                 tracing::error!("sifting expired records panicked: {panicked}");
+                for target in targets {
+                    collected.findings[target] = Finding::error(errors::KAFKA_STORAGE_ERROR);
+                }
                 return false;
             }
         };
