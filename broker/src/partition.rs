@@ -98,8 +98,9 @@ struct Inner {
     replica: ReplicaLog,
     manifest: Arc<Manifest>,
     unavailable: Option<Unavailable>,
-    /// Appended since the last flush; for `flush.messages` and `flush.ms`.
-    unflushed_records: u64,
+    /// Appended since the last flush; for `flush.messages` and `flush.ms`. Offsets, as Kafka counts: a batch
+    /// may have no records any more, and waits for its flush as any other does.
+    unflushed_offsets: u64,
     unflushed_since_ms: i64,
     /// Where sealing found damaged data, in words; sealing has stopped there.
     seal_alarm: Option<Arc<str>>,
@@ -181,7 +182,7 @@ impl Partition {
                 replica,
                 manifest,
                 unavailable: None,
-                unflushed_records: 0,
+                unflushed_offsets: 0,
                 unflushed_since_ms: 0,
                 seal_alarm: None,
                 recorded: None,

@@ -150,6 +150,12 @@ impl BatchHeader {
         self.base_offset.saturating_add(i64::from(self.last_offset_delta)).saturating_add(1)
     }
 
+    /// How many offsets the batch takes: of its records, and of those that are no longer in it. At least 1.
+    #[inline]
+    pub fn offsets(&self) -> u64 {
+        u64::from(self.last_offset_delta.unsigned_abs()) + 1
+    }
+
     /// Sequence number of the last record, which wraps from `i32::MAX` to 0 as in Kafka; -1 without a
     /// producer.
     pub fn last_sequence(&self) -> i32 {

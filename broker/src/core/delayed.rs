@@ -15,7 +15,7 @@ mod types;
 
 pub use codec::{CodecError, KeptRecord, decode, encode, read_record, write_record};
 pub use headers::{DELAY_HEADER, DELIVER_AT_HEADER, HeaderFault, HeaderRefusal, marked, without};
-pub use shard::{Full, Pass, Shard, Take};
+pub use shard::{Pass, Shard, Take, TakeRefusal};
 pub use types::{
     Ask, AskRecord, Entry, Identity, Known, KnownBatch, Limits, Millis, Plan, Release, Source, TakenRecord,
 };

@@ -20,6 +20,11 @@ use crate::shards::{coordinator_of, shard_of, topic};
 pub enum AskFailure {
     /// There is no room for them, in words; nothing was kept.
     Full(String),
+    /// Their producer has gone on, in words; nothing was kept now. The target's log knows what became of the
+    /// batch.
+    Older(String),
+    /// One of them cannot be kept, in words; nothing was.
+    Unfit(String),
     /// Nothing was kept: there is no shard now.
     NotNow,
     /// They may be kept.
@@ -46,7 +51,7 @@ pub async fn ask(node: &Arc<Node>, ask: &Ask, wait: Duration) -> Result<Vec<u32>
             Err(_) => return Err(AskFailure::Unknown),
         };
         let may_repeat = match failure {
-            AskFailure::Full(_) => false,
+            AskFailure::Full(_) | AskFailure::Older(_) | AskFailure::Unfit(_) => false,
             AskFailure::NotNow => true,
             // A shard knows only batches of idempotent producers again.
             AskFailure::Unknown => ask.source.is_some(),

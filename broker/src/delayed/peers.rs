@@ -12,7 +12,7 @@ use bytes::Bytes;
 use highwater_model::limits::{DELAYED_ASK_WAIT_MAX, DELAYED_MESSAGE_BYTES_MAX, DELAYED_RELEASE_WAIT_MAX};
 use highwater_model::{NodeId, TopicId, TopicPartition};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
 use super::ask::{AskFailure, answer};
@@ -59,9 +59,14 @@ impl Peers {
                 match short(error_code) {
                     errors::NONE => Ok(deltas),
                     errors::THROTTLING_QUOTA_EXCEEDED => Err(AskFailure::Full(message)),
+                    errors::OUT_OF_ORDER_SEQUENCE_NUMBER => Err(AskFailure::Older(message)),
+                    errors::INVALID_RECORD => Err(AskFailure::Unfit(message)),
                     errors::NOT_COORDINATOR => Err(AskFailure::NotNow),
                     _ => Err(AskFailure::Unknown),
                 }
+            }
+            Ok(Err(status)) if status.code() == Code::InvalidArgument => {
+                Err(AskFailure::Unfit(status.message().to_owned()))
             }
             Ok(Err(status)) => {
                 tracing::debug!(peer, "the shard of delayed records cannot be asked: {status}");
@@ -189,6 +194,8 @@ impl Delayed for DelayedService {
         match answer(&node, ask_of(&request)?).await {
             Ok(deltas) => told(errors::NONE, String::new(), deltas),
             Err(AskFailure::Full(text)) => told(errors::THROTTLING_QUOTA_EXCEEDED, text, Vec::new()),
+            Err(AskFailure::Older(text)) => told(errors::OUT_OF_ORDER_SEQUENCE_NUMBER, text, Vec::new()),
+            Err(AskFailure::Unfit(text)) => told(errors::INVALID_RECORD, text, Vec::new()),
             Err(AskFailure::NotNow) => told(errors::NOT_COORDINATOR, String::new(), Vec::new()),
             Err(AskFailure::Unknown) => told(errors::NETWORK_EXCEPTION, String::new(), Vec::new()),
         }

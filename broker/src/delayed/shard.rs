@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::release::{Outcome, deliver, is_gone};
 use super::{Answer, AskFailure, Message, OfDelays};
-use crate::core::delayed::{self as core, CodecError, Entry, Limits, Pass, Take};
+use crate::core::delayed::{self as core, CodecError, Entry, Limits, Pass, Take, TakeRefusal};
 use crate::node::Node;
 use crate::replica::Origin;
 use crate::shards::load::Sink;
@@ -70,6 +70,8 @@ enum Told {
     Released(TopicPartition, u64, Result<Outcome, CodecError>),
     /// These targets are deleted.
     Gone(Vec<TopicPartition>),
+    /// It was looked for producer ids.
+    Ids,
 }
 
 /// A loaded shard.
@@ -89,8 +91,11 @@ pub struct Loaded {
     tries: u64,
     /// Committed plans that wait for others to be carried out.
     to_send: BTreeSet<TopicPartition>,
-    /// Nothing is planned or sent before: the journal took no writes, or there was no producer id.
+    /// Nothing is planned or sent before: the journal took no writes.
     held_until: Option<Instant>,
+    /// Nothing is planned before: a target had no producer id.
+    plan_at: Option<Instant>,
+    is_awaiting_ids: bool,
     gone_at: Instant,
     is_looking_for_gone: bool,
     count_at: Option<Instant>,
@@ -116,6 +121,8 @@ pub(super) async fn load(task: &mut Task<OfDelays>) -> Result<Loaded, LoadError>
         tries: 0,
         to_send: BTreeSet::new(),
         held_until: None,
+        plan_at: None,
+        is_awaiting_ids: false,
         gone_at: Instant::now() + DELAYED_GONE_PAUSE,
         is_looking_for_gone: false,
         count_at: None,
@@ -184,7 +191,8 @@ impl Loaded {
         let wait_ms = self.state.next_due()?.saturating_sub(self.node.now_ms());
         let wait = std::time::Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
         let at = Instant::now() + wait.min(DELAYED_CLOCK_PAUSE);
-        Some(self.held_until.map_or(at, |held| at.max(held)))
+        // None is before any time.
+        self.held_until.max(self.plan_at).max(Some(at))
     }
 
     /// An entry is appended and becomes state. False: nothing of it is in the log, and nothing has changed.
@@ -251,8 +259,14 @@ impl Loaded {
             return Ok(());
         }
         match self.state.decide_take(self.node.now_ms(), &ask, self.limits) {
-            Err(full) => {
-                let _ = answer.send(Err(AskFailure::Full(full.to_string()))); // who asked may be gone
+            Err(refusal) => {
+                let text = refusal.to_string();
+                let failure = match refusal {
+                    TakeRefusal::Older { .. } => AskFailure::Older(text),
+                    TakeRefusal::Full { .. } | TakeRefusal::Batch { .. } => AskFailure::Full(text),
+                    TakeRefusal::Record(_) => AskFailure::Unfit(text),
+                };
+                let _ = answer.send(Err(failure)); // who asked may be gone
             }
             // What it says may not be committed yet.
             Ok(Take::Known(deltas)) => match self.log.last_mut() {
@@ -275,33 +289,38 @@ impl Loaded {
 
     /// Plans what is due.
     fn tick(&mut self) -> Result<(), End> {
-        self.held_until = None;
+        (self.held_until, self.plan_at) = (None, None);
         self.send_on();
         let now_ms = self.node.now_ms();
         for target in self.state.due(now_ms) {
             if !self.log.has_room() {
                 break;
             }
-            let entry = self.state.decide_plan(now_ms, target, || self.node.producer_ids.take());
-            let entered = match &entry {
-                Some(entry) => self.enter(entry, Then { answers: Vec::new(), release: Some(target) })?,
-                None => false,
-            };
-            if !entered {
-                self.hold();
-                break;
+            match self.state.decide_plan(now_ms, target, || self.node.producer_ids.take()) {
+                Some(entry) => {
+                    let then = Then { answers: Vec::new(), release: Some(target) };
+                    if !self.enter(&entry, then)? {
+                        self.held_until = Some(Instant::now() + DELAYED_RETRY_PAUSE_MAX);
+                        return Ok(());
+                    }
+                }
+                // It has no producer id, and there is none for now. Others have theirs.
+                None => self.await_ids(),
             }
         }
         Ok(())
     }
 
-    /// Nothing can be planned for now.
-    fn hold(&mut self) {
-        self.held_until = Some(Instant::now() + DELAYED_RETRY_PAUSE_MAX);
+    /// Looks for producer ids, and lets plans wait a moment; what is planned goes on.
+    fn await_ids(&mut self) {
+        self.plan_at = Some(Instant::now() + DELAYED_RETRY_PAUSE_MAX);
+        if std::mem::replace(&mut self.is_awaiting_ids, true) {
+            return;
+        }
         let node = self.node.clone();
         self.beside.spawn(async move {
             node.producer_ids.prepare(&node).await;
-            Told::Gone(Vec::new())
+            Told::Ids
         });
     }
 
@@ -327,6 +346,7 @@ impl Loaded {
             End::Reload
         })?;
         match told {
+            Told::Ids => self.is_awaiting_ids = false,
             Told::Gone(targets) => {
                 self.is_looking_for_gone = false;
                 targets.into_iter().try_for_each(|target| self.gone(target))?;
@@ -366,7 +386,7 @@ impl Loaded {
                     None => false,
                 };
                 if !entered {
-                    self.hold();
+                    self.await_ids();
                     self.again(target);
                 }
             }

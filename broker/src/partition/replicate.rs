@@ -156,16 +156,16 @@ impl Partition {
         let moves = taken.as_ref().map_or_else(|_| Moves::default(), |taken| taken.moves.clone());
         self.take_moves(&mut inner, &moves);
         self.has_lost.store(inner.replica.has_lost(), Ordering::Relaxed);
-        if inner.unflushed_records == 0 {
+        if inner.unflushed_offsets == 0 {
             inner.unflushed_since_ms = now_ms;
         }
         let appended = match &taken {
-            Ok(taken) => taken.appended_records,
+            Ok(taken) => taken.appended_offsets,
             Err(_) => u64::try_from(inner.log().log_end() - end).unwrap_or(0),
         };
-        inner.unflushed_records += appended;
+        inner.unflushed_offsets += appended;
         let wants = Wants {
-            flush: appended > 0 && inner.unflushed_records >= self.terms().config.flush_messages,
+            flush: appended > 0 && inner.unflushed_offsets >= self.terms().config.flush_messages,
             flush_sealed: inner.log().active_start() > active,
         };
         self.check_bounds(&mut inner);

@@ -153,12 +153,12 @@ impl Partition {
                 is_duplicate: true,
             });
         }
-        if inner.unflushed_records == 0 {
+        if inner.unflushed_offsets == 0 {
             inner.unflushed_since_ms = now_ms;
         }
-        inner.unflushed_records += header.record_count.unsigned_abs() as u64;
+        inner.unflushed_offsets += header.offsets();
         let sealed = if appended.rolled { inner.log().sealed().last().map(|s| s.bytes) } else { None };
-        let wants_flush = inner.unflushed_records >= terms.config.flush_messages;
+        let wants_flush = inner.unflushed_offsets >= terms.config.flush_messages;
         debug_assert!(self.bounds_of(&inner).check().is_ok(), "{:?}", self.bounds_of(&inner));
         drop(inner);
         self.note_traffic(batch.bytes.len());

@@ -172,9 +172,8 @@ fn follows(leader: NodeId, config: &TopicConfig) -> Assignment {
     }
 }
 
-#[test]
-fn what_was_written_before_a_damaged_batch_of_the_leader_is_flushed() {
-    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+/// The log of the leader that `partition` follows from now on.
+fn leader_of(partition: &Arc<Partition>) -> ReplicaLog {
     let config = partition.terms().config.clone();
     let terms = follows(2, &config);
     partition.take_assignment(0, &config, &terms);
@@ -182,6 +181,49 @@ fn what_was_written_before_a_damaged_batch_of_the_leader_is_flushed() {
         PartitionLog::open_on(Arc::new(SimDisk::new()), LogSettings::default(), 0).expect("opened");
     let mut leader = ReplicaLog::new(2, log, TierEnd::default());
     leader.set_assignment(0, &terms);
+    leader
+}
+
+/// A batch of which all records are delayed has offsets and no records, and waits for its flush as any other.
+#[test]
+fn a_batch_without_records_is_flushed_by_its_follower() {
+    for flush_messages in ["1", "2", "3"] {
+        let partition = open(&SimDisk::new(), flush_messages, Manifest::new(0));
+        let mut leader = leader_of(&partition);
+        let bytes = BatchBuilder::new(Codec::None).producer(7, 0, 0).spanning(1).build();
+        let header = BatchHeader::parse(&bytes).expect("built");
+        assert_eq!((header.record_count, header.offsets()), (0, 2));
+        leader.append_as_leader(&header, &bytes, true, 0).expect("appended");
+        let fetch = partition.next_fetch(1).expect("follows");
+        let answer = leader.serve_fetch(0, &fetch, 0, 1 << 20).into_answer().expect("reads");
+        let (taken, wants) = partition.take(5, &answer);
+        assert_eq!(taken.expect("taken").appended_batches, 1);
+        assert_eq!(wants.flush, flush_messages != "3", "flush.messages={flush_messages}");
+    }
+}
+
+#[test]
+fn a_batch_without_records_is_flushed_after_flush_ms() {
+    let partition = open(&SimDisk::new(), "9223372036854775807", Manifest::new(0));
+    let mut leader = leader_of(&partition);
+    let overrides = [("flush.ms".to_owned(), "100".to_owned())].into();
+    let config = Arc::new(TopicConfig::from_overrides(&overrides).expect("legal"));
+    partition.take_assignment(0, &config, &follows(2, &config));
+    let bytes = BatchBuilder::new(Codec::None).spanning(0).build();
+    let header = BatchHeader::parse(&bytes).expect("built");
+    leader.append_as_leader(&header, &bytes, true, 0).expect("appended");
+    let fetch = partition.next_fetch(1).expect("follows");
+    let answer = leader.serve_fetch(0, &fetch, 0, 1 << 20).into_answer().expect("reads");
+    let (taken, wants) = partition.take(5, &answer);
+    assert!(taken.is_ok() && !wants.flush);
+    assert!(!partition.is_flush_due(104) && partition.is_flush_due(105));
+    assert!(partition.draw_flush(false).is_some() && !partition.is_flush_due(1_000));
+}
+
+#[test]
+fn what_was_written_before_a_damaged_batch_of_the_leader_is_flushed() {
+    let partition = open(&SimDisk::new(), "1", Manifest::new(0));
+    let mut leader = leader_of(&partition);
     for _ in 0..2 {
         let mut builder = BatchBuilder::new(Codec::None);
         builder.push(1, None, Some(b"value"), &[]);

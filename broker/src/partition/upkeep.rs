@@ -52,7 +52,7 @@ impl Partition {
         let log = inner.log();
         let ticket = if sealed_only { log.flush_sealed_ticket() } else { log.flush_ticket() };
         if !sealed_only {
-            inner.unflushed_records = 0;
+            inner.unflushed_offsets = 0;
         }
         (!ticket.is_empty() || ticket.end() > inner.log().flushed_end()).then_some(ticket)
     }
@@ -95,7 +95,7 @@ impl Partition {
             return false;
         }
         let inner = self.lock_any();
-        inner.unflushed_records > 0 && now_ms.saturating_sub(inner.unflushed_since_ms) >= flush_ms
+        inner.unflushed_offsets > 0 && now_ms.saturating_sub(inner.unflushed_since_ms) >= flush_ms
     }
 
     /// Seals the active segment if its time has come; true if it did.

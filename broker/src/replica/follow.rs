@@ -25,7 +25,7 @@ pub struct Taken {
     /// It was not for the position where the log is, or not from its leader of now: nothing was done.
     pub is_stale: bool,
     pub appended_batches: u64,
-    pub appended_records: u64,
+    pub appended_offsets: u64,
     pub appended_bytes: u64,
     /// A segment was sealed.
     pub rolled: bool,
@@ -203,7 +203,7 @@ impl ReplicaLog {
         match self.log.append_replicated(header, batch, now_ms) {
             Ok(appended) => {
                 taken.appended_batches += 1;
-                taken.appended_records += u64::try_from(header.record_count).unwrap_or(0);
+                taken.appended_offsets += header.offsets();
                 taken.appended_bytes += batch.len() as u64;
                 taken.rolled |= appended.rolled;
                 Ok(())

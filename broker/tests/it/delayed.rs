@@ -53,10 +53,14 @@ fn simple(records: &[One<'_>]) -> Bytes {
     batch_of(None, Codec::None, records)
 }
 
-/// Records of `0..end`, read as a consumer does: batch by batch, those without records too.
 async fn read(client: &mut Client, topic: &str, end: i64) -> Vec<(i64, String)> {
+    read_from(client, topic, 0, end).await
+}
+
+/// Records of `start..end`, read as a consumer does: batch by batch, those without records too.
+async fn read_from(client: &mut Client, topic: &str, start: i64, end: i64) -> Vec<(i64, String)> {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    let (mut at, mut found) = (0, Vec::new());
+    let (mut at, mut found) = (start, Vec::new());
     while at < end {
         assert!(tokio::time::Instant::now() < deadline, "stuck at {at} of {end}: {found:?}");
         let answer = client.fetch(12, &fetch_request(topic, &[(0, at)], PATIENCE_MS, 1)).await;
@@ -127,10 +131,14 @@ async fn a_record_comes_when_it_is_due_and_the_rest_of_its_batch_at_once() {
     let answer = client.fetch(12, &fetch_request("t", &[(0, 6)], PATIENCE_MS, 1)).await;
     let records = answer.responses[0].partitions[0].records.clone().expect("records");
     assert_eq!(values(&records, 0), [(6, b"f".to_vec()), (7, b"b".to_vec())]);
-    // Its batches again: known, and nothing comes twice.
+    // Its batch again: known. A second copy would be due, and come, before what is due later.
     assert_eq!(client.put("t", 0, mixed).await, 0);
-    assert_eq!((end_of(&mut client, "t").await, waiting(&harness)), (8, 0));
-    assert_eq!(released(&harness), 2);
+    assert_eq!(end_of(&mut client, "t").await, 8);
+    assert_eq!(client.put("t", 0, batch_of(Some((7, 6)), Codec::None, &[in_hours("g", 3)])).await, 8);
+    later(&harness, 4 * HOUR_MS);
+    assert_eq!(read_from(&mut client, "t", 7, 10).await, owned(&[(7, "b"), (9, "g")]));
+    until("no more waits", || waiting(&harness) == 0).await;
+    assert_eq!((end_of(&mut client, "t").await, released(&harness)), (10, 3));
     harness.stop().await;
 }
 
@@ -224,6 +232,24 @@ async fn a_full_shard_refuses_and_takes_again_when_there_is_room() {
     harness.stop().await;
 }
 
+/// What is left of such a batch has no records; its acknowledgement waits for the disk all the same.
+#[tokio::test]
+async fn a_batch_of_delayed_records_alone_is_acknowledged_where_each_is_flushed() {
+    let harness = harness().await;
+    harness.create_topic("t", 1, &[DELAYED, ("flush.messages", "1")]).await;
+    let mut client = harness.client().await;
+    for (sequence, acks) in [(0, -1), (1, 1)] {
+        let batch = batch_of(Some((7, sequence)), Codec::None, &[in_hours("a", 1)]);
+        let request = produce_request(acks, "t", &[(0, batch)]);
+        let answer: ProduceResponse = client.call(api::PRODUCE, 9, &request).await;
+        let taken = &answer.responses[0].partition_responses[0];
+        assert_eq!((taken.error_code, taken.base_offset), (0, i64::from(sequence)), "acks={acks}: {taken:?}");
+    }
+    later(&harness, HOUR_MS);
+    assert_eq!(read(&mut client, "t", 4).await, owned(&[(2, "a"), (3, "a")]));
+    harness.stop().await;
+}
+
 #[tokio::test]
 async fn records_whose_answer_was_lost_are_kept_once() {
     let harness = harness().await;
@@ -247,8 +273,13 @@ async fn records_whose_answer_was_lost_are_kept_once() {
     assert_eq!(again.put("t", 0, batch.clone()).await, 0);
     later(&harness, 2 * HOUR_MS);
     assert_eq!(read(&mut again, "t", 3).await, owned(&[(0, "a"), (2, "b")]));
+    // Once more: a second copy would come before what is due later.
     assert_eq!(again.put("t", 0, batch).await, 0);
-    assert_eq!(end_of(&mut again, "t").await, 3);
+    assert_eq!(again.put("t", 0, batch_of(Some((7, 2)), Codec::None, &[in_hours("c", 2)])).await, 3);
+    later(&harness, 3 * HOUR_MS);
+    assert_eq!(read(&mut again, "t", 5).await, owned(&[(0, "a"), (2, "b"), (4, "c")]));
+    until("no more waits", || waiting(&harness) == 0).await;
+    assert_eq!((end_of(&mut again, "t").await, released(&harness)), (5, 2));
     harness.stop().await;
 }
 

@@ -9,9 +9,13 @@ use std::time::Duration;
 pub const DELAYED_RECORDS_PER_SHARD_MAX: usize = 1_000_000;
 /// Largest record that can be delayed, in bytes as kept: it is sent between brokers as a whole.
 pub const DELAYED_RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Records that one batch of a producer may have delayed, in bytes as kept: they are one record of the
-/// journal.
+/// Records that one batch of a producer may have delayed, in bytes as the journal's entry has them: they are
+/// one record of it.
 pub const DELAYED_ASK_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest entry of the journal, in bytes: an ask, or what is known of one target's producers, with what is
+/// around it. Far below what replication carries, as an entry is never split.
+pub const DELAYED_ENTRY_BYTES_MAX: usize = DELAYED_ASK_BYTES_MAX + 1024 * 1024;
+const _: () = assert!(2 * DELAYED_ENTRY_BYTES_MAX <= super::REPLICA_ANSWER_BYTES_MAX);
 /// Records that are released in one batch.
 pub const DELAYED_PLAN_RECORDS_MAX: usize = 1_000;
 /// Bytes of the records of one release; one record may be larger.
@@ -20,6 +24,12 @@ pub const DELAYED_PLAN_BYTES_MAX: usize = 512 * 1024;
 pub const DELAYED_BATCHES_KNOWN_MAX: usize = 5;
 /// Producers that a shard knows; the eighth that was silent for longest is forgotten beyond it.
 pub const DELAYED_PRODUCERS_PER_SHARD_MAX: usize = 50_000;
+/// Bytes of what a shard knows of producers, as the journal has them; beyond it the eighth that was silent
+/// for longest is forgotten, too. All of it may be of one target, and so one entry.
+pub const DELAYED_KNOWN_BYTES_MAX: usize = DELAYED_ASK_BYTES_MAX;
+/// Bytes of what a shard knows of one producer: beyond it its oldest batches are forgotten, but never the
+/// newest, which is no larger (4 bytes for each record of [`DELAYED_ASK_BYTES_MAX`]).
+pub const DELAYED_KNOWN_OF_PRODUCER_BYTES_MAX: usize = DELAYED_KNOWN_BYTES_MAX / 4;
 /// A producer is forgotten when it was silent for so long, in milliseconds (as `producer.id.expiration.ms`).
 pub const DELAYED_PRODUCER_SILENT_MS_MAX: i64 = 24 * 3_600_000;
 

@@ -4,7 +4,7 @@
 //! guess. Invariants: 13, 18, 19.
 
 use bytes::Bytes;
-use highwater_model::limits::DELAYED_RECORDS_PER_SHARD_MAX;
+use highwater_model::limits::{DELAYED_ENTRY_BYTES_MAX, DELAYED_RECORDS_PER_SHARD_MAX};
 use highwater_model::{TopicId, TopicPartition};
 use highwater_wire::RecordRef;
 use uuid::Uuid;
@@ -83,6 +83,7 @@ pub fn encode(entry: &Entry) -> Vec<u8> {
             put_bytes(&mut out, record);
         }
     }
+    assert!(out.len() <= DELAYED_ENTRY_BYTES_MAX, "an entry that cannot be replicated: {} bytes", out.len());
     debug_assert_eq!(decode(&out).as_ref(), Ok(entry), "an entry reads back as it was written");
     out
 }
@@ -348,7 +349,11 @@ pub fn read_record(bytes: &[u8]) -> Result<KeptRecord<'_>, CodecError> {
     let mut r = Reader { rest: bytes };
     let timestamp = r.i64("timestamp")?;
     let (key, value) = (r.nullable("key")?, r.nullable("value")?);
-    let count = r.count(8)?;
+    // As many as there is room for: a batch bounds them by its bytes alone, too.
+    let count = r.u32("count")? as usize;
+    if count.saturating_mul(8) > r.rest.len() {
+        return Err(CodecError::Wrong("count"));
+    }
     let one = |_| {
         let length = r.u32("header")? as usize;
         Ok((r.take(length, "header")?, r.nullable("header")?))

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use highwater_model::limits::{
-    DELAYED_ASK_BYTES_MAX, DELAYED_BATCHES_KNOWN_MAX, DELAYED_PLAN_BYTES_MAX, DELAYED_PLAN_RECORDS_MAX,
+    DELAYED_ASK_BYTES_MAX, DELAYED_BATCHES_KNOWN_MAX, DELAYED_KNOWN_BYTES_MAX,
+    DELAYED_KNOWN_OF_PRODUCER_BYTES_MAX, DELAYED_PLAN_BYTES_MAX, DELAYED_PLAN_RECORDS_MAX,
     DELAYED_PRODUCER_SILENT_MS_MAX, DELAYED_PRODUCERS_PER_SHARD_MAX,
 };
 use highwater_model::{ProducerId, TopicPartition};
 
+use super::codec::{CodecError, read_record};
 use super::types::{
     Ask, Entry, Identity, Known, KnownBatch, Limits, Millis, Plan, Release, Source, TakenRecord,
 };
@@ -21,13 +23,23 @@ use super::types::{
 /// About how many bytes an entry takes in the journal beside the record that it holds.
 const ENTRY_BYTES: u64 = 64;
 
-/// More would wait than may.
+/// Bytes of a record in [`Entry::Taken`] beside its own.
+const TAKEN_BYTES: usize = 16;
+
+/// Why records are not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum TakeRefusal {
+    /// More would wait than may.
     #[error("{records} delayed records of {bytes} bytes wait already, as many as may")]
-    Shard { records: usize, bytes: u64 },
+    Full { records: usize, bytes: u64 },
     #[error("the delayed records of one batch have {bytes} bytes, more than {max}")]
     Batch { bytes: usize, max: usize },
+    /// What is kept must be read again.
+    #[error("a delayed record that cannot be kept: {0}")]
+    Record(CodecError),
+    /// Whoever asks is late: the producer has gone on, and its batch may be long released.
+    #[error("producer {producer_id} has sent newer delayed records than those of this batch")]
+    Older { producer_id: ProducerId },
 }
 
 /// What becomes of an ask.
@@ -74,6 +86,8 @@ pub struct Shard {
     targets: BTreeMap<TopicPartition, Target>,
     /// Producers known over all targets.
     producers: usize,
+    /// What is known of them, as the journal has it.
+    known_bytes: usize,
 }
 
 impl Shard {
@@ -89,7 +103,8 @@ impl Shard {
 
     /// About how many bytes of a journal count.
     pub fn live_bytes(&self) -> u64 {
-        self.bytes + ENTRY_BYTES * (self.waiting.len() + self.targets.len() + self.producers) as u64
+        let entries = self.waiting.len() + self.targets.len();
+        self.bytes + ENTRY_BYTES * entries as u64 + self.known_bytes as u64
     }
 
     pub fn targets(&self) -> impl Iterator<Item = TopicPartition> + '_ {
@@ -127,12 +142,15 @@ impl Shard {
     /// Judges an ask.
     ///
     /// # Errors
-    /// More would wait than may.
-    pub fn decide_take(&self, now_ms: Millis, ask: &Ask, limits: Limits) -> Result<Take, Full> {
-        if let Some(batch) = ask.source.and_then(|source| self.known_batch(ask.target, source)) {
+    /// [`TakeRefusal`]
+    pub fn decide_take(&self, now_ms: Millis, ask: &Ask, limits: Limits) -> Result<Take, TakeRefusal> {
+        if let Some(source) = ask.source
+            && let Some(batch) = self.known_batch(ask.target, source)?
+        {
             return Ok(Take::Known(batch.deltas.clone()));
         }
-        let kept = ask.records.iter().filter(|record| !record.is_due);
+        // An ask may come late: the same batch has been appended by another leader, who saw it due.
+        let kept = ask.records.iter().filter(|one| !one.is_due && one.due_ms > now_ms);
         let records: Vec<TakenRecord> = kept
             .map(|one| TakenRecord { delta: one.delta, due_ms: one.due_ms, record: one.record.clone() })
             .collect();
@@ -140,22 +158,40 @@ impl Shard {
             return Ok(Take::Nothing);
         }
         let bytes: usize = records.iter().map(|one| one.record.len()).sum();
-        if bytes > DELAYED_ASK_BYTES_MAX {
-            return Err(Full::Batch { bytes, max: DELAYED_ASK_BYTES_MAX });
+        let entry_bytes = bytes + TAKEN_BYTES * records.len();
+        if entry_bytes > DELAYED_ASK_BYTES_MAX {
+            return Err(TakeRefusal::Batch { bytes: entry_bytes, max: DELAYED_ASK_BYTES_MAX });
         }
+        records.iter().try_for_each(|one| read_record(&one.record).map(drop)).map_err(TakeRefusal::Record)?;
         let is_full = self.waiting.len() + records.len() > limits.records_max
             || self.bytes + bytes as u64 > limits.bytes_max;
         if is_full {
-            return Err(Full::Shard { records: self.waiting.len(), bytes: self.bytes });
+            return Err(TakeRefusal::Full { records: self.waiting.len(), bytes: self.bytes });
         }
         let (target, source, first_id) = (ask.target, ask.source, self.next_id);
         Ok(Take::New(Entry::Taken { target, source, now_ms, first_id, records }))
     }
 
-    fn known_batch(&self, target: TopicPartition, source: Source) -> Option<&KnownBatch> {
-        let known = self.targets.get(&target)?.known.get(&source.producer_id)?;
+    /// The batch, if it was taken; none if its producer has not sent it here before.
+    ///
+    /// # Errors
+    /// [`TakeRefusal::Older`]: it may have been taken so long ago that it is not known any more. The target's
+    /// log would not take it either.
+    fn known_batch(
+        &self,
+        target: TopicPartition,
+        source: Source,
+    ) -> Result<Option<&KnownBatch>, TakeRefusal> {
+        let of = self.targets.get(&target).and_then(|of| of.known.get(&source.producer_id));
+        let Some(known) = of.filter(|known| known.epoch >= source.epoch) else { return Ok(None) };
+        let older = TakeRefusal::Older { producer_id: source.producer_id };
+        if known.epoch > source.epoch {
+            return Err(older);
+        }
         let same = |batch: &&KnownBatch| (batch.first, batch.last) == (source.first, source.last);
-        known.batches.iter().find(same).filter(|_| known.epoch == source.epoch)
+        let found = known.batches.iter().find(same);
+        let is_new = known.batches.last().is_none_or(|newest| source.is_after(newest.last));
+        if found.is_some() || is_new { Ok(found) } else { Err(older) }
     }
 
     /// What of a target is to be released now: all that is due, within the bounds of one batch. `fresh` is a
@@ -232,9 +268,10 @@ impl Shard {
                 let of = self.targets.entry(*target).or_default();
                 of.identity = *identity;
                 of.plan = (!planned.is_empty()).then(|| Plan { ids: planned.clone() });
-                let before = of.known.len();
+                let before = std::mem::take(&mut of.known);
                 of.known = known.iter().map(|one| (one.producer_id, one.clone())).collect();
-                self.producers = self.producers + of.known.len() - before;
+                self.producers = self.producers + of.known.len() - before.len();
+                self.known_bytes = self.known_bytes + bytes_of(&of.known) - bytes_of(&before);
             }
             Entry::Kept { target, id, due_ms, record } => self.keep(*target, *id, *due_ms, record),
         }
@@ -281,59 +318,77 @@ impl Shard {
             assert!(gone.is_some_and(|gone| gone.target == target), "what is queued waits");
         }
         self.producers -= of.known.len();
+        self.known_bytes -= bytes_of(&of.known);
     }
 
     fn remember(&mut self, target: TopicPartition, source: Source, now_ms: Millis, deltas: Vec<u32>) {
         let of = self.targets.entry(target).or_default();
         let known = of.known.entry(source.producer_id).or_insert_with(|| {
-            self.producers += 1;
             let Source { producer_id, epoch, .. } = source;
-            Known { producer_id, epoch, seen_ms: now_ms, batches: Vec::new() }
+            let known = Known { producer_id, epoch, seen_ms: now_ms, batches: Vec::new() };
+            self.producers += 1;
+            self.known_bytes += known.bytes();
+            known
         });
+        self.known_bytes -= known.bytes();
         if known.epoch != source.epoch {
             known.epoch = source.epoch;
             known.batches.clear();
         }
         known.seen_ms = known.seen_ms.max(now_ms);
-        if known.batches.len() == DELAYED_BATCHES_KNOWN_MAX {
+        known.batches.push(KnownBatch { first: source.first, last: source.last, deltas });
+        while known.batches.len() > DELAYED_BATCHES_KNOWN_MAX
+            || known.batches.len() > 1 && known.bytes() > DELAYED_KNOWN_OF_PRODUCER_BYTES_MAX
+        {
             known.batches.remove(0);
         }
-        known.batches.push(KnownBatch { first: source.first, last: source.last, deltas });
-        if self.producers > DELAYED_PRODUCERS_PER_SHARD_MAX {
-            self.forget_silent();
+        self.known_bytes += known.bytes();
+        if self.producers > DELAYED_PRODUCERS_PER_SHARD_MAX || self.known_bytes > DELAYED_KNOWN_BYTES_MAX {
+            self.forget_silent((target, source.producer_id));
         }
         assert!(self.producers <= DELAYED_PRODUCERS_PER_SHARD_MAX);
+        assert!(self.known_bytes <= DELAYED_KNOWN_BYTES_MAX, "{} bytes of producers", self.known_bytes);
     }
 
-    /// Forgets the eighth of the producers that has been silent for longest.
-    fn forget_silent(&mut self) {
+    /// Forgets the eighth of the producers that has been silent for longest, and more until an eighth of the
+    /// room for what is known of them is free; not the one that has just come.
+    fn forget_silent(&mut self, newest: (TopicPartition, ProducerId)) {
         let all = self.targets.iter().flat_map(|(target, of)| {
             of.known.values().map(|known| (known.seen_ms, *target, known.producer_id))
         });
-        let mut by_age: Vec<_> = all.collect();
+        let mut by_age: Vec<_> = all.filter(|(_, target, id)| (*target, *id) != newest).collect();
         by_age.sort_unstable();
-        for (_, target, producer_id) in &by_age[..(by_age.len() / 8).max(1)] {
-            let of = self.targets.get_mut(target).expect("it was listed");
-            let gone = of.known.remove(producer_id);
-            assert!(gone.is_some(), "it was listed");
+        let few = self.producers - (self.producers / 8).max(1);
+        for (_, target, producer_id) in by_age {
+            if self.producers <= few && self.known_bytes <= DELAYED_KNOWN_BYTES_MAX / 8 * 7 {
+                break;
+            }
+            let of = self.targets.get_mut(&target).expect("it was listed");
+            let gone = of.known.remove(&producer_id).expect("it was listed");
             self.producers -= 1;
+            self.known_bytes -= gone.bytes();
         }
     }
 
     /// Begins to write the state once more: the entries to be appended first, and the way to the rest. What
     /// is entered between its parts stands behind its beginning too, so that the journal reads back as the
     /// same state from there on. Producers that have been silent for long are left out, and forgotten with
-    /// it.
+    /// it; so are those for which an older journal has more room than there is.
     pub fn begin_pass(&self, now_ms: Millis) -> (Vec<Entry>, Pass) {
         let mut entries = vec![Entry::Begun { next_id: self.next_id }];
+        let mut room = DELAYED_KNOWN_BYTES_MAX;
+        let mut is_known = |known: &&Known| {
+            let is_silent = now_ms.saturating_sub(known.seen_ms) >= DELAYED_PRODUCER_SILENT_MS_MAX;
+            let left = room.checked_sub(known.bytes()).filter(|_| !is_silent);
+            room = left.unwrap_or(room);
+            left.is_some()
+        };
         for (target, of) in &self.targets {
-            let is_known =
-                |known: &&Known| now_ms.saturating_sub(known.seen_ms) < DELAYED_PRODUCER_SILENT_MS_MAX;
             entries.push(Entry::State {
                 target: *target,
                 identity: of.identity,
                 planned: of.plan.as_ref().map_or(Vec::new(), |plan| plan.ids.clone()),
-                known: of.known.values().filter(is_known).cloned().collect(),
+                known: of.known.values().filter(&mut is_known).cloned().collect(),
             });
         }
         (entries, Pass { next: 0, end: self.next_id })
@@ -353,9 +408,19 @@ impl Shard {
         (entries, None)
     }
 
+    /// Bytes of what is known of producers, as the journal has it; no more than
+    /// [`DELAYED_KNOWN_BYTES_MAX`] once one has come.
+    pub fn known_bytes(&self) -> usize {
+        self.known_bytes
+    }
+
     /// What must hold at all times, as far as it is cheap to look at.
     fn is_sound(&self) -> bool {
         let last = self.waiting.last_key_value();
         last.is_none_or(|(id, _)| *id < self.next_id) && (self.bytes == 0 || !self.waiting.is_empty())
     }
+}
+
+fn bytes_of(known: &BTreeMap<ProducerId, Known>) -> usize {
+    known.values().map(Known::bytes).sum()
 }

@@ -205,6 +205,103 @@ fn damaged_entries_are_refused() {
     }
 }
 
+/// More headers than records that may wait: only their bytes count.
+#[test]
+fn a_record_of_a_million_headers_is_kept_and_read() {
+    let count = highwater_model::limits::DELAYED_RECORDS_PER_SHARD_MAX + 1;
+    let mut headers = vec![(&b""[..], None); count];
+    headers[0] = (DELAY_HEADER.as_bytes(), Some(&b"500"[..]));
+    let (header, bytes) = batch_with(&[&headers]);
+    let found = marked(&header, &bytes[HEADER_BYTES..], 10_000, 1_000).expect("within its bytes");
+    let ask = Ask { target: target(1), source: None, records: found };
+    let limits = Limits { records_max: 6, bytes_max: 100_000_000 };
+    let Ok(Take::New(entry)) = Shard::default().decide_take(10_000, &ask, limits) else { panic!("kept") };
+    let read = decode(&encode(&entry)).expect("the journal reads");
+    let Entry::Taken { records, .. } = read else { panic!("another entry") };
+    assert_eq!(read_record(&records[0].record).expect("reads").headers.len(), count);
+    // Not as many as the count says.
+    let mut short = records[0].record.to_vec();
+    short.truncate(short.len() - 32);
+    assert_eq!(read_record(&short), Err(CodecError::Wrong("count")));
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_kept() {
+    let record = Bytes::from_static(b"no record");
+    let ask = Ask {
+        target: target(1),
+        source: None,
+        records: vec![AskRecord { delta: 0, due_ms: 9_000, is_due: false, record }],
+    };
+    let refused = Shard::default().decide_take(1_000, &ask, Limits::of_bytes(1 << 20));
+    assert!(matches!(refused, Err(TakeRefusal::Record(_))), "{refused:?}");
+}
+
+/// What is asked for may be due by the time that it is heard: another leader of the target has seen that.
+#[test]
+fn what_is_due_when_it_is_heard_is_not_kept() {
+    let one = |delta, due_ms| AskRecord { delta, due_ms, is_due: false, record: kept(1) };
+    let ask = Ask { target: target(1), source: None, records: vec![one(0, 5_000), one(1, 5_001)] };
+    let shard = Shard::default();
+    assert_eq!(shard.decide_take(5_001, &ask, Limits::of_bytes(1 << 20)), Ok(Take::Nothing));
+    let taken = shard.decide_take(5_000, &ask, Limits::of_bytes(1 << 20));
+    let Ok(Take::New(Entry::Taken { records, .. })) = taken else { panic!("{taken:?}") };
+    assert_eq!(records.iter().map(|one| one.delta).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_batch_lies_after_another_also_where_sequences_begin_anew() {
+    let after = |first, last| Source { producer_id: 1, epoch: 0, first, last: first }.is_after(last);
+    assert!(after(5, 4) && after(9, 4) && after(0, i32::MAX) && after(3, i32::MAX - 3));
+    assert!(!after(4, 4) && !after(3, 4) && !after(i32::MAX, 0) && !after(i32::MAX - 3, 3));
+}
+
+/// Producers with large batches: what is known of them has a bound, and with it the largest entry.
+#[test]
+fn what_is_known_of_producers_is_bounded_in_bytes() {
+    use highwater_model::limits::{DELAYED_ENTRY_BYTES_MAX, DELAYED_KNOWN_BYTES_MAX};
+    let batch = |first: i32| KnownBatch { first, last: first + 9_999, deltas: (0..10_000).collect() };
+    let known = |producer_id: i64| Known {
+        producer_id,
+        epoch: 0,
+        seen_ms: 1_000 + producer_id,
+        batches: (0..5).map(|n| batch(n * 10_000)).collect(),
+    };
+    let state = |number, ids: std::ops::Range<i64>| Entry::State {
+        target: target(number),
+        identity: None,
+        planned: vec![],
+        known: ids.map(known).collect(),
+    };
+    let mut shard = Shard::default();
+    shard.apply(&state(1, 0..60));
+    shard.apply(&state(2, 60..90));
+    assert!(shard.known_bytes() > DELAYED_KNOWN_BYTES_MAX, "as an older journal may have it");
+    assert!(shard.live_bytes() > DELAYED_KNOWN_BYTES_MAX as u64, "what is written anew counts");
+    let (entries, _) = shard.begin_pass(2_000);
+    let bytes: usize = entries.iter().map(|entry| encode(entry).len()).sum();
+    assert!(bytes <= DELAYED_ENTRY_BYTES_MAX, "{bytes}");
+    let take = |shard: &Shard, producer_id, first, last| {
+        let source = Some(Source { producer_id, epoch: 0, first, last });
+        let records = vec![AskRecord { delta: 0, due_ms: 9_000, is_due: false, record: kept(1) }];
+        let ask = Ask { target: target(1), source, records };
+        shard.decide_take(1_500, &ask, Limits::of_bytes(1 << 20)).expect("taken or known")
+    };
+    // One more comes: those that were silent for longest are forgotten, and what was taken is known.
+    let Take::New(entry) = take(&shard, 500, 0, 9) else { panic!("new") };
+    shard.apply(&entry);
+    assert!(shard.known_bytes() <= DELAYED_KNOWN_BYTES_MAX, "{}", shard.known_bytes());
+    assert!(shard.known_bytes() > DELAYED_KNOWN_BYTES_MAX / 2, "no more than must be");
+    assert_eq!(take(&shard, 500, 0, 9), Take::Known(vec![0]));
+    assert!(matches!(take(&shard, 0, 40_000, 49_999), Take::New(_)), "silent for longest");
+    assert!(matches!(take(&shard, 59, 40_000, 49_999), Take::Known(_)));
+    let before = shard.known_bytes();
+    shard.apply(&Entry::Gone { target: target(2) });
+    assert!(shard.known_bytes() < before);
+    shard.apply(&Entry::Gone { target: target(1) });
+    assert_eq!((shard.known_bytes(), shard.live_bytes()), (0, 0));
+}
+
 /// One shard, the words of a transcript, and what is known outside of it.
 struct Notebook {
     shard: Shard,

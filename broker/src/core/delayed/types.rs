@@ -33,6 +33,15 @@ pub struct Source {
     pub last: i32,
 }
 
+impl Source {
+    /// Whether the batch lies after the one that ends with `last`: by less than half of all sequence numbers,
+    /// as they begin anew.
+    pub fn is_after(&self, last: i32) -> bool {
+        let ahead = (i64::from(self.first) - i64::from(last)).rem_euclid(SEQUENCES);
+        (1..SEQUENCES / 2).contains(&ahead)
+    }
+}
+
 /// A record of a batch that has a delay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AskRecord {
@@ -95,6 +104,13 @@ pub struct KnownBatch {
     pub deltas: Vec<u32>,
 }
 
+impl KnownBatch {
+    /// As in the journal.
+    fn bytes(&self) -> usize {
+        12 + 4 * self.deltas.len()
+    }
+}
+
 /// A producer and its newest batches, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -103,6 +119,13 @@ pub struct Known {
     /// When the newest came.
     pub seen_ms: Millis,
     pub batches: Vec<KnownBatch>,
+}
+
+impl Known {
+    /// As in the journal.
+    pub fn bytes(&self) -> usize {
+        22 + self.batches.iter().map(KnownBatch::bytes).sum::<usize>()
+    }
 }
 
 /// One record of the journal.

@@ -177,11 +177,14 @@ fn rest(batch: &AcceptedBatch, deltas: Vec<u32>) -> Result<Option<AcceptedBatch>
 fn not_kept(failure: AskFailure) -> Refused {
     match failure {
         AskFailure::Full(text) => Refused::told(errors::THROTTLING_QUOTA_EXCEEDED, text),
+        AskFailure::Unfit(text) => Refused::told(errors::INVALID_RECORD, text),
         // Told in ways that clients try again without looking for another leader.
         AskFailure::NotNow => {
             let text = "delayed records cannot be kept now: their shard has no leader, or is being loaded";
             Refused::told(errors::NOT_ENOUGH_REPLICAS, text)
         }
+        // Most likely this node leads no more and does not know yet: whoever does has the batch.
+        AskFailure::Older(text) => Refused::told(errors::NOT_ENOUGH_REPLICAS, text),
         AskFailure::Unknown => {
             let text = "it is not known whether the delayed records are kept";
             Refused::told(errors::NOT_ENOUGH_REPLICAS_AFTER_APPEND, text)

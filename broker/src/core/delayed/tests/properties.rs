@@ -1,7 +1,8 @@
 //! Random histories of a shard, its targets and their producers: answers and releases are lost and repeated,
-//! leaders of the shard are replaced at any moment and go on as if they were not, and the journal is written
-//! anew in between. Whatever happens: each delayed record of a batch is in its target once, none before its
-//! time, in due order, and memory is what the journal says.
+//! asks come again long after their producer has gone on, leaders of the shard are replaced at any moment and
+//! go on as if they were not, and the journal is written anew in between. Whatever happens: each delayed
+//! record of a batch is in its target once, none before its time, in due order, and memory is what the
+//! journal says.
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,11 @@ impl TargetLog {
     }
 }
 
+/// As whom a target's log knows a client in this epoch: epochs have sequences of their own.
+fn in_log(epoch: i16) -> ProducerId {
+    -1 - ProducerId::from(epoch)
+}
+
 /// A leader of the shard, or one that believes so.
 #[derive(Default)]
 struct Leader {
@@ -51,6 +57,7 @@ struct Leader {
 #[derive(Clone)]
 struct Sent {
     target: TopicPartition,
+    epoch: i16,
     first: i32,
     due: Vec<Millis>,
     values: Vec<u64>,
@@ -68,6 +75,9 @@ struct World {
     zombies: Vec<Leader>,
     targets: BTreeMap<TopicPartition, TargetLog>,
     clients: BTreeMap<TopicPartition, Vec<Sent>>,
+    epochs: BTreeMap<TopicPartition, i16>,
+    /// What was asked, by leaders of targets that may be none any more: it may come once more, at any time.
+    late: Vec<Ask>,
     fresh: ProducerId,
     values: u64,
     due: BTreeMap<u64, Millis>,
@@ -109,10 +119,12 @@ impl World {
     /// A client sends its oldest batch without an acknowledgement, or a new one.
     fn produce(&mut self, some: u16) {
         let at = target(1 + (some & 1) as u8);
+        let epoch = *self.epochs.entry(at).or_default();
         let sent = self.clients.entry(at).or_default();
         let open = sent.iter().position(|batch| !batch.is_acknowledged);
         let index = open.unwrap_or_else(|| {
-            let first = sent.last().map_or(0, |last| last.first + last.due.len() as i32);
+            let last = sent.last().filter(|last| last.epoch == epoch);
+            let first = last.map_or(0, |last| last.first + last.due.len() as i32);
             let due: Vec<_> = (0..1 + some / 2 % 2)
                 .map(|n| self.now_ms + i64::from(some / 4 % 40) - 10 * i64::from(n))
                 .collect();
@@ -122,13 +134,14 @@ impl World {
                 self.values
             });
             let values = values.collect();
-            sent.push(Sent { target: at, first, due, values, is_acknowledged: false });
+            sent.push(Sent { target: at, epoch, first, due, values, is_acknowledged: false });
             sent.len() - 1
         });
         let batch = sent[index].clone();
         // The target's leader looks first whether it has the batch.
-        let client = Identity { producer_id: 1, sequence: batch.first };
-        let is_there = self.targets.entry(at).or_default().batches.contains(&(1, batch.first));
+        let client = Identity { producer_id: in_log(batch.epoch), sequence: batch.first };
+        let there = (client.producer_id, client.sequence);
+        let is_there = self.targets.entry(at).or_default().batches.contains(&there);
         if !is_there {
             let Some(deltas) = self.ask(&batch, some) else { return };
             let rest: Vec<u64> = (0..batch.values.len())
@@ -138,7 +151,7 @@ impl World {
             let last = batch.first + batch.values.len() as i32;
             let log = self.targets.get_mut(&at).expect("just made");
             log.append(client, &rest, self.now_ms);
-            log.next.insert(1, last);
+            log.next.insert(client.producer_id, last);
         }
         // The answer may be lost.
         if some & 64 == 0 {
@@ -149,7 +162,7 @@ impl World {
     /// What the shard keeps of a batch, if its answer comes.
     fn ask(&mut self, batch: &Sent, some: u16) -> Option<Vec<u32>> {
         let last = batch.first + batch.due.len() as i32 - 1;
-        let source = Some(Source { producer_id: 1, epoch: 0, first: batch.first, last });
+        let source = Some(Source { producer_id: 1, epoch: batch.epoch, first: batch.first, last });
         let records = batch.due.iter().zip(&batch.values).enumerate().map(|(n, (due_ms, value))| AskRecord {
             delta: n as u32,
             due_ms: *due_ms,
@@ -157,7 +170,18 @@ impl World {
             record: kept(*value),
         });
         let ask = Ask { target: batch.target, source, records: records.collect() };
-        let deltas = match self.leader.shard.decide_take(self.now_ms, &ask, LIMITS).expect("room") {
+        self.late.push(ask.clone());
+        let deltas = self.take(&ask).expect("its producer has sent nothing after it, and there is room");
+        // The answer waits for the commit, or is lost.
+        if some & 128 != 0 {
+            return None;
+        }
+        self.commit_all();
+        (self.committed == self.journal.len()).then_some(deltas)
+    }
+
+    fn take(&mut self, ask: &Ask) -> Result<Vec<u32>, TakeRefusal> {
+        Ok(match self.leader.shard.decide_take(self.now_ms, ask, LIMITS)? {
             Take::Known(deltas) => deltas,
             Take::Nothing => Vec::new(),
             Take::New(entry) => {
@@ -166,13 +190,27 @@ impl World {
                 self.enter(entry);
                 deltas
             }
-        };
-        // The answer waits for the commit, or is lost.
-        if some & 128 != 0 {
-            return None;
+        })
+    }
+
+    /// An ask comes late, or once more. Whoever asked appends nothing any more: the target is led by another.
+    fn take_late(&mut self, some: u16) {
+        if self.late.is_empty() {
+            return;
         }
-        self.commit_all();
-        (self.committed == self.journal.len()).then_some(deltas)
+        let ask = self.late[usize::from(some) % self.late.len()].clone();
+        match self.take(&ask) {
+            Ok(_) | Err(TakeRefusal::Older { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// A client that has no batch on its way begins a new epoch.
+    fn begin_epoch(&mut self, some: u16) {
+        let at = target(1 + (some & 1) as u8);
+        if self.clients.get(&at).is_some_and(|sent| sent.iter().all(|batch| batch.is_acknowledged)) {
+            *self.epochs.entry(at).or_default() += 1;
+        }
     }
 
     fn plan(&mut self) {
@@ -258,7 +296,7 @@ impl World {
     }
 
     fn step(&mut self, what: u8, some: u16) {
-        match what % 16 {
+        match what % 20 {
             0..4 => self.produce(some),
             4 | 5 => self.now_ms += i64::from(some % 30),
             6 | 7 => self.plan(),
@@ -270,6 +308,9 @@ impl World {
             11 | 12 => self.arrive(some, true),
             13 => self.arrive(some, false),
             14 => self.pass(some),
+            15 | 16 => self.take_late(some),
+            17 => self.begin_epoch(some),
+            18 => self.produce(some & !(64 | 128)),
             _ => self.elect(some),
         }
     }
@@ -280,6 +321,9 @@ impl World {
             for target in [0, 1] {
                 self.produce(target);
             }
+        }
+        for late in 0..self.late.len() {
+            self.take_late(late as u16);
         }
         self.now_ms += 1_000;
         for _ in 0..20 {
