@@ -73,12 +73,19 @@ async fn the_log_of_transactions_stays_bounded_and_says_the_same() {
     busy.write("t", 0, &[b"last"]).await;
     let start = end(&mut reader, EARLIEST).await;
     assert!(start > 0, "the log start has moved");
-    let (found, bytes) = states(&mut reader).await;
     let ongoing = Some(TxnState::Ongoing);
     let expected = [("busy", ongoing), ("idle", Some(TxnState::Empty)), ("open", ongoing)];
-    assert_eq!(found, expected.map(|(id, state)| (id.to_owned(), state)));
-    // One round may add less than a kilobyte to what it takes to be written anew.
-    assert!(bytes as u64 <= 2 * REWRITE_BYTES, "{bytes} bytes after {rounds} transactions");
+    // What many transactions added while it was written anew goes with the next time, which follows at once.
+    loop {
+        let (found, bytes) = states(&mut reader).await;
+        assert_eq!(found, expected.map(|(id, state)| (id.to_owned(), state)));
+        // One round may add less than a kilobyte to what it takes to be written anew.
+        if bytes as u64 <= 2 * REWRITE_BYTES {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{bytes} bytes after {rounds} transactions");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 
     drop(reader);
     let harness = harness.stop().await.start().await;
