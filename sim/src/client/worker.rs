@@ -425,7 +425,10 @@ impl Worker {
                 if commit {
                     let (partition, offset) = (open.input, open.next);
                     context.history.offset_events.push(OffsetEvent::Committed { partition, offset });
-                    self.positions.insert(partition, offset);
+                    // Whose the partition was meanwhile may have gone on from there.
+                    if self.owned.contains(&partition) {
+                        self.positions.insert(partition, offset);
+                    }
                 } else {
                     self.positions.clear();
                 }
