@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that has to happen, on a machine however slow and busy: a test that passes does
@@ -103,8 +104,15 @@ pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A loopback port that was free a moment ago.
+/// A loopback port that was free a moment ago, and that nobody is given who asks the system for any: it lies
+/// below those (Linux: from 32,768), so that it is free when its node starts, and when it starts again.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
+    const FIRST: u32 = 15_000;
+    const COUNT: u32 = 16_000;
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    // Suites that run at once begin at different places.
+    let begin = std::process::id().wrapping_mul(331) % COUNT;
+    let mut ports = (0..COUNT).map(|_| FIRST + (begin + ASKED.fetch_add(1, Ordering::Relaxed)) % COUNT);
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port as u16)).is_ok());
+    free.expect("the loopback has free ports") as u16
 }
